@@ -1,0 +1,116 @@
+//! `HostPolicy`: how admins let hosts be used.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How a set of hosts may be used. Where several policies select a host, the one with the highest `priority` holds,
+/// and among equals the first by name. A host no policy selects offers QEMU on KVM only.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "vse.hpc.io",
+    version = "v1alpha1",
+    kind = "HostPolicy",
+    plural = "hostpolicies",
+    shortname = "hp",
+    status = "HostPolicyStatus",
+    derive = "PartialEq",
+    doc = "How a set of hosts may be used: engines, emulation.",
+    printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority"),
+    printcolumn(name = "Emulation", type_ = "string", json_path = ".spec.emulation"),
+    printcolumn(name = "Hosts", type_ = "integer", json_path = ".status.hosts"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPolicySpec {
+    /// Labels of the Nodes it is for; all when empty.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Which policy holds where several select a host: the highest.
+    #[serde(default)]
+    pub priority: i32,
+    /// Engines guests may use, best first.
+    #[serde(default = "default_engines")]
+    #[schemars(length(min = 1, max = 8))]
+    pub engines: Vec<EngineName>,
+    /// Whether guests may be emulated (QEMU with TCG) where KVM is not usable.
+    #[serde(default)]
+    pub emulation: EmulationPolicy,
+}
+
+/// Engines of a host that no policy speaks of.
+pub fn default_engines() -> Vec<EngineName> {
+    vec![EngineName::Qemu]
+}
+
+/// Whether guests may be emulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EmulationPolicy {
+    /// Only KVM.
+    #[default]
+    Deny,
+    /// TCG where KVM is not usable: for laptops and tests.
+    Allow,
+}
+
+/// An engine.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub enum EngineName {
+    /// QEMU.
+    #[serde(rename = "qemu")]
+    Qemu,
+}
+
+impl EngineName {
+    /// The API's spelling.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EngineName::Qemu => "qemu",
+        }
+    }
+}
+
+/// An engine, or the best there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EngineChoice {
+    /// The best a host offers.
+    #[default]
+    Auto,
+    /// QEMU.
+    #[serde(rename = "qemu")]
+    Qemu,
+}
+
+impl EngineChoice {
+    /// The engine it names, if it names one.
+    pub fn named(self) -> Option<EngineName> {
+        match self {
+            EngineChoice::Auto => None,
+            EngineChoice::Qemu => Some(EngineName::Qemu),
+        }
+    }
+}
+
+/// What the operator knows of a policy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPolicyStatus {
+    /// Generation of the spec this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Hosts it holds for.
+    #[serde(default)]
+    pub hosts: u32,
+    /// `Ready`: in force on at least one host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
