@@ -87,7 +87,7 @@ mod tests {
     fn transition_time_moves_only_when_the_status_flips() {
         let first = condition(&[], "Ready", Status::False, "Starting", "", Some(1), at(1));
         let same = condition(
-            &[first.clone()],
+            std::slice::from_ref(&first),
             "Ready",
             Status::False,
             "Pulling",

@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 // The KubeSchema derive repeats each type in a private scope, which the lint takes for the type itself.
 #![allow(unreachable_pub)]
+// Print columns have the same keys again and again by nature.
+#![allow(clippy::duplicated_attributes)]
 
 pub mod condition;
 mod host;
