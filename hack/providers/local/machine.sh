@@ -1,0 +1,81 @@
+# Machines of the local cluster, seen from outside: each is one process in new namespaces of
+# every kind (boot.sh, then init.sh) with a directory for its disk. Sourced.
+#
+# .cluster/machines/NAME/{root,log,tools,pid}
+# shellcheck shell=bash
+
+machines=$CLUSTER/machines
+
+# The environment of everything that runs in a machine.
+machine_environment=(
+    HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}"
+    PATH=/opt/tools/kubernetes:/opt/tools/containerd:/opt/tools/etcd:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
+)
+
+# Process id of a machine's init, as long as that runs: machine_pid NAME
+machine_pid() {
+    local pid
+    pid=$(cat "$machines/$1/pid" 2>/dev/null) &&
+        grep -qs "/$cluster_id/$1/system" "/proc/$pid/cgroup" && echo "$pid"
+}
+
+# Makes the disk of a machine: machine_create NAME IP ROLE TOOL...
+machine_create() {
+    local directory=$machines/$1 root=$machines/$1/root name=$1 ip=$2 role=$3 tool
+    shift 3
+    mkdir -p "$directory/tools" "$root/etc/machine" "$root/etc/kubernetes" "$CLUSTER/logs/$name" "$root/root"
+    ln -sfn "$CLUSTER/logs/$name" "$directory/log"
+    for tool in "$@"; do ln -sfn "$(tool_dir "$tool")" "$directory/tools/$tool"; done
+    local here=$VSE_ROOT/hack/providers/local
+    cp "$here/init.sh" "$root/etc/machine/init"
+    cp "$here/$role.sh" "$root/etc/machine/role"
+    cp "$CLUSTER/routes" "$root/etc/machine/routes"
+    printf 'name=%s net=%s ip=%s bridge=%s\n' "$name" "$net" "$ip" "$([[ $role == control ]] && echo yes)" \
+        >"$root/etc/machine/settings"
+    cp -a /etc/{passwd,group,nsswitch.conf,ld.so.cache,alternatives} "$root/etc/"
+    echo "$name" >"$root/etc/hostname"
+    printf '127.0.0.1 localhost\n%s %s\n' "$ip" "$name" >"$root/etc/hosts"
+    : >"$root/etc/resolv.conf"
+    printf '%s-%s' "$cluster_id" "$name" | md5sum | cut -c1-32 >"$root/etc/machine-id"
+}
+
+# Powers a machine on: machine_start NAME
+machine_start() {
+    local directory=$machines/$1
+    rm -f "$directory/pid"
+    cgroup_create "$cluster_id/$1/system"
+    # In the background for good: its own session, no descriptor of ours.
+    (
+        cgroup_join "$cluster_id/$1/system"
+        exec {lock}>&-
+        exec env -i "${machine_environment[@]}" setsid unshare --fork --pid --mount --uts --ipc --net --kill-child \
+            bash "$VSE_ROOT/hack/providers/local/boot.sh" "$directory" \
+            </dev/null >>"$directory/log/boot.log" 2>&1
+    ) &
+    wait_for 10 "machine $1 to start" machine_pid "$1" ||
+        die "machine $1 did not start: $(tail -3 "$directory/log/boot.log")"
+}
+
+# Power cut: machine_stop NAME
+machine_stop() {
+    cgroup_remove "$cluster_id/$1"
+    rm -f "$machines/$1/pid"
+}
+
+# Runs a command in all namespaces of a machine: machine_exec NAME COMMAND...
+machine_exec() {
+    local pid
+    pid=$(machine_pid "$1") || die "machine $1 does not run"
+    shift
+    env -i "${machine_environment[@]}" \
+        nsenter --target "$pid" --mount --uts --ipc --net --pid --wd=/ "$@"
+}
+
+# Ends a service, which init starts again: machine_restart_service NAME SERVICE
+machine_restart_service() {
+    # shellcheck disable=SC2016 # expands inside the machine
+    machine_exec "$1" bash -c '
+        old=$(</run/services/'"$2"')
+        kill "$old"
+        until [[ $(</run/services/'"$2"') != "$old" ]]; do sleep 0.1; done'
+}
