@@ -29,3 +29,4 @@ pub use order::{Descriptor, InvalidOrder, LaunchOrder, MAX_DESCRIPTORS, TARGETS}
 pub use peer::{Peer, peer};
 pub use receive::{Patience, ReceiveError, Received, answer_accepted, answer_refused, receive};
 pub use send::{SendError, send};
+pub use wire::InvalidHeader;

@@ -1,5 +1,7 @@
 //! The launcher from outside: orders good and bad, over its real socket.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, which the lint does not take for tests
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IoSlice, Read, Seek, SeekFrom, Write};
