@@ -20,13 +20,13 @@ up() {
     ((EUID == 0)) || die "the local cluster needs root"
     "$VSE_ROOT/hack/tools" cluster
     choose_net
-    if [[ -f $CLUSTER/nodes ]]; then
+    if [[ -f $CLUSTER/complete ]] && machine_pid control >/dev/null; then
         [[ $(wc -l <"$CLUSTER/nodes") == "$NODES" ]] ||
-            die "a cluster of $(wc -l <"$CLUSTER/nodes") nodes is there already; make cluster-down first"
-        if machine_pid control >/dev/null; then
-            repair
-            return
-        fi
+            die "a cluster of $(wc -l <"$CLUSTER/nodes") nodes is up; make cluster-down first"
+        repair
+        return
+    fi
+    if [[ -f $CLUSTER/nodes ]]; then
         say "what is left of a broken cluster is removed first"
         down
         choose_net
@@ -37,6 +37,7 @@ up() {
     step "keys and certificates" pki_all
     step "control plane" control_up
     step "$NODES nodes" nodes_up
+    touch "$CLUSTER/complete"
     say "cluster $cluster_id is ready after $((SECONDS - start)) s; export KUBECONFIG=$CLUSTER/kubeconfig"
 }
 
@@ -44,7 +45,7 @@ up() {
 repair() {
     local node dead=()
     for node in $(nodes); do machine_pid "$node" >/dev/null || dead+=("$node"); done
-    for node in "${dead[@]}"; do start_node "$node"; done
+    for node in "${dead[@]}"; do step "$node again" start_node "$node"; done
     ((${#dead[@]})) || say "cluster $cluster_id runs already"
 }
 
@@ -118,6 +119,10 @@ node_start() {
     nsenter --target "$control" --net ip link set "$1" master br0 up
 }
 
+kubelet_wait() {
+    wait_for 60 "kubelet of $1" machine_exec "$1" bash -c ': </dev/tcp/127.0.0.1/10248'
+}
+
 node_wait() {
     wait_for 60 "node $1 to register" kubectl get node "$1"
     kubectl wait --for=condition=Ready "node/$1" --timeout=60s >/dev/null
@@ -129,13 +134,13 @@ down() {
     ! ip link show "$cluster_id" >/dev/null 2>&1 || ip link del "$cluster_id"
     found=$(leftovers)
     [[ -z $found ]] || die "still there:"$'\n'"$found"
-    rm -rf "${CLUSTER:?}"/{machines,pki,kubeconfig,nodes,net,routes,pause.tar,provider}
+    rm -rf "${CLUSTER:?}"/{machines,pki,kubeconfig,nodes,net,routes,complete,pause.tar,provider}
 }
 
 leftovers() {
     local pid
     for pid in $(cgroup_processes "$cluster_id"); do
-        echo "process $pid $(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"
+        echo "process $pid $({ tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null)"
     done
     cgroup_directories "$cluster_id" | sed 's/^/cgroup /'
     awk -v under="$CLUSTER/" 'index($5, under) == 1 { print "mount " $5 }' /proc/self/mountinfo
@@ -166,12 +171,12 @@ node_exec() {
 restart_kubelet() {
     known_node "$1"
     machine_restart_service "$1" kubelet
-    wait_for 60 "kubelet of $1" machine_exec "$1" curl -sf http://127.0.0.1:10248/healthz
+    kubelet_wait "$1"
 }
 
+# Without ado: asked politely, it drains open requests for up to a minute first.
 restart_apiserver() {
-    choose_net
-    machine_restart_service control kube-apiserver
+    machine_restart_service control kube-apiserver KILL
     wait_for 60 "the API server to be ready" kubectl get --raw /readyz
 }
 
@@ -182,10 +187,11 @@ kill_node() {
 
 start_node() {
     known_node "$1"
-    choose_net
     machine_pid "$1" >/dev/null && die "node $1 runs already"
     cgroup_remove "$cluster_id/$1"
     node_start "$1"
+    # The API server may not have noticed yet that it was gone.
+    kubelet_wait "$1"
     node_wait "$1"
 }
 

@@ -8,7 +8,6 @@ service etcd etcd --name control --data-dir /var/lib/etcd \
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
     --listen-peer-urls http://127.0.0.1:2380 --unsafe-no-fsync --logger zap --log-level warn
 
-# ImageVolumeWithDigest (alpha in 1.36): pods' status names the digest of their image volumes.
 service kube-apiserver kube-apiserver \
     --advertise-address "$ip" --bind-address "$ip" --secure-port 6443 \
     --etcd-servers http://127.0.0.1:2379 \
@@ -21,7 +20,7 @@ service kube-apiserver kube-apiserver \
     --kubelet-certificate-authority $k/ca.crt --kubelet-preferred-address-types InternalIP \
     --kubelet-client-certificate $k/kubelet-client.crt --kubelet-client-key $k/kubelet-client.key \
     --audit-policy-file $k/audit-policy.yaml --audit-log-path /var/log/audit.log \
-    --audit-log-maxsize 10000 --feature-gates ImageVolumeWithDigest=true
+    --audit-log-maxsize 10000
 
 # Both end when there is no API server to reach.
 until_ok kubectl --kubeconfig $k/controller-manager.kubeconfig get --raw /readyz

@@ -8,7 +8,7 @@ machines=$CLUSTER/machines
 
 # The environment of everything that runs in a machine.
 machine_environment=(
-    HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}"
+    HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1
     PATH=/opt/tools/kubernetes:/opt/tools/containerd:/opt/tools/etcd:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 )
 
@@ -68,14 +68,16 @@ machine_exec() {
     pid=$(machine_pid "$1") || die "machine $1 does not run"
     shift
     env -i "${machine_environment[@]}" \
-        nsenter --target "$pid" --mount --uts --ipc --net --pid --wd=/ "$@"
+        nsenter --target "$pid" --mount --uts --ipc --net --pid "$@"
 }
 
-# Ends a service, which init starts again: machine_restart_service NAME SERVICE
+# Ends a service and waits until init has started it again, SIGNAL being TERM unless given:
+# machine_restart_service NAME SERVICE [SIGNAL]
 machine_restart_service() {
     # shellcheck disable=SC2016 # expands inside the machine
     machine_exec "$1" bash -c '
-        old=$(</run/services/'"$2"')
-        kill "$old"
-        until [[ $(</run/services/'"$2"') != "$old" ]]; do sleep 0.1; done'
+        old=$(<"/run/services/$1")
+        kill "-$2" "$old"
+        until [[ $(<"/run/services/$1") != "$old" ]]; do sleep 0.1; done
+    ' restart "$2" "${3:-TERM}"
 }

@@ -18,7 +18,6 @@ cgroupDriver: cgroupfs
 cgroupRoot: /$3
 failCgroupV1: false
 failSwapOn: false
-featureGates: { ImageVolumeWithDigest: true }
 maxPods: 110
 # The static policy keeps as many whole CPUs out of exclusive use as are reserved, here
 # one, while the scheduler may still give away all but a tenth of it to shared pods.
