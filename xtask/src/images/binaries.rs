@@ -1,0 +1,78 @@
+//! Images that hold nothing but static binaries of this workspace.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::Made;
+use crate::oci::{ImageSpec, Tar, write_archive};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Where each program of the last build lies.
+pub(super) type Built = BTreeMap<&'static str, PathBuf>;
+
+/// Builds `programs` (package names, which are their binaries' names) for release, linked statically.
+pub(super) fn build(root: &Path, programs: &[&'static str]) -> Result<Built> {
+    let target_dir = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(root)
+        .args(["build", "--quiet", "--locked", "--release", "--target", TARGET])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(root)?.join("\x1f"));
+    for program in programs {
+        cargo.args(["--package", program]);
+    }
+    if !cargo.status().context("starting cargo")?.success() {
+        bail!("cargo could not build {}", programs.join(", "));
+    }
+    let from = target_dir.join(TARGET).join("release");
+    Ok(programs.iter().map(|program| (*program, from.join(program))).collect())
+}
+
+/// Static linking, and no path of this machine in the binaries: they are the same wherever they are built.
+fn rustflags(root: &Path) -> Result<Vec<String>> {
+    let cargo_home = match env::var_os("CARGO_HOME") {
+        Some(path) => PathBuf::from(path),
+        None => PathBuf::from(env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?)
+            .join(".cargo"),
+    };
+    Ok(vec![
+        "-Ctarget-feature=+crt-static".to_owned(),
+        format!("--remap-path-prefix={}=/vse", root.display()),
+        format!("--remap-path-prefix={}=/cargo", cargo_home.display()),
+    ])
+}
+
+/// Writes an image with `programs` at its root; leaves `archive` untouched when it would not change, so that what
+/// looks at its time does not import it again.
+pub(super) fn archive(
+    archive: &Path,
+    spec: &ImageSpec<'_>,
+    built: &Built,
+    programs: &[&str],
+) -> Result<Made> {
+    let mut layer = Tar::new(Vec::new());
+    for program in programs {
+        let path = built.get(program).with_context(|| format!("{program} was not built"))?;
+        let content = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+        layer.stream(program, 0o755, content.len() as u64, content.as_slice())?;
+    }
+    let mut layer = Cursor::new(layer.finish()?);
+
+    let fresh = archive.with_extension("tar.new");
+    write_archive(&fresh, spec, &mut layer)?;
+    if archive.exists() && fs::read(archive)? == fs::read(&fresh)? {
+        fs::remove_file(&fresh)?;
+        return Ok(Made::Unchanged);
+    }
+    fs::rename(&fresh, archive)?;
+    Ok(Made::Built)
+}
