@@ -4,7 +4,8 @@
 # inside the control plane's network namespace; one veth leads there from outside. So whatever
 # runs, mounts or listens ends with its machine's first process. Sourced by hack/cluster.
 #
-# Not here: NetworkPolicy enforcement, cluster DNS, dynamic volumes, a way out to other networks.
+# Claims are served by the controller manager's host path provisioner from one directory that all
+# machines share. Not here: NetworkPolicy enforcement, cluster DNS, a way out to other networks.
 # shellcheck shell=bash
 
 local=$VSE_ROOT/hack/providers/local
@@ -70,7 +71,7 @@ control_up() {
     local k=$machines/control/root/etc/kubernetes name
     machine_create control "$net.0.2" control kubernetes etcd
     cp "$pki"/{ca,apiserver,kubelet-client}.{crt,key} "$pki"/service-account.{key,pub} "$k/"
-    cp "$local/etc/audit-policy.yaml" "$k/"
+    cp "$local/../audit-policy.yaml" "$k/"
     for name in controller-manager scheduler; do pki_kubeconfig "$name" >"$k/$name.kubeconfig"; done
     machine_start control
     ip link add "$cluster_id" type veth peer name eth0 netns "$(machine_pid control)"
@@ -80,6 +81,7 @@ control_up() {
     wait_for 60 "the API server to be ready" kubectl get --raw /readyz
     kubectl create clusterrolebinding kube-apiserver-kubelet-client \
         --clusterrole system:kubelet-api-admin --user kube-apiserver-kubelet-client >/dev/null
+    kubectl apply -f "$local/storage-class.yaml" >/dev/null
 }
 
 nodes_up() {
@@ -134,7 +136,7 @@ down() {
     ! ip link show "$cluster_id" >/dev/null 2>&1 || ip link del "$cluster_id"
     found=$(leftovers)
     [[ -z $found ]] || die "still there:"$'\n'"$found"
-    rm -rf "${CLUSTER:?}"/{machines,pki,kubeconfig,nodes,net,routes,complete,pause.tar,provider}
+    rm -rf "${CLUSTER:?}"/{machines,volumes,pki,kubeconfig,nodes,net,routes,complete,pause.tar,provider}
 }
 
 leftovers() {

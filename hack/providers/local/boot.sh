@@ -28,6 +28,10 @@ mount -o remount,bind,ro "$root/usr"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=755,nosuid,nodev tmpfs "$root/run"
 mount --bind "$directory/log" "$root/var/log"
+# Where the controller manager's host path provisioner makes volumes: the same everywhere, as
+# if on a network file system.
+mkdir -p "$root/tmp/hostpath_pv"
+mount --bind "$directory/volumes" "$root/tmp/hostpath_pv"
 mount --bind /usr/lib/cni "$root/opt/cni/bin"
 for tool in "$directory"/tools/*; do
     mkdir -p "$root/opt/tools/${tool##*/}"

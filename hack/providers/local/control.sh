@@ -31,7 +31,7 @@ service kube-controller-manager kube-controller-manager \
     --authorization-kubeconfig $k/controller-manager.kubeconfig \
     --service-account-private-key-file $k/service-account.key --root-ca-file $k/ca.crt \
     --cluster-signing-cert-file $k/ca.crt --cluster-signing-key-file $k/ca.key \
-    --use-service-account-credentials --leader-elect=false
+    --use-service-account-credentials --enable-hostpath-provisioner --leader-elect=false
 
 service kube-scheduler kube-scheduler \
     --kubeconfig $k/scheduler.kubeconfig --bind-address 127.0.0.1 \

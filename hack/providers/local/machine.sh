@@ -1,7 +1,7 @@
 # Machines of the local cluster, seen from outside: each is one process in new namespaces of
 # every kind (boot.sh, then init.sh) with a directory for its disk. Sourced.
 #
-# .cluster/machines/NAME/{root,log,tools,pid}
+# .cluster/machines/NAME/{root,log,tools,volumes,pid}
 # shellcheck shell=bash
 
 machines=$CLUSTER/machines
@@ -23,8 +23,9 @@ machine_pid() {
 machine_create() {
     local directory=$machines/$1 root=$machines/$1/root name=$1 ip=$2 role=$3 tool
     shift 3
-    mkdir -p "$directory/tools" "$root/etc/machine" "$root/etc/kubernetes" "$CLUSTER/logs/$name" "$root/root"
+    mkdir -p "$directory/tools" "$root/etc/machine" "$root/etc/kubernetes" "$root/root" "$CLUSTER/logs/$name" "$CLUSTER/volumes"
     ln -sfn "$CLUSTER/logs/$name" "$directory/log"
+    ln -sfn "$CLUSTER/volumes" "$directory/volumes"
     for tool in "$@"; do ln -sfn "$(tool_dir "$tool")" "$directory/tools/$tool"; done
     local here=$VSE_ROOT/hack/providers/local
     cp "$here/init.sh" "$root/etc/machine/init"
