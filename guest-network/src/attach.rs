@@ -109,9 +109,11 @@ fn make(config: &GuestNetworkConfig, missing: Missing) -> Result<Made, Error> {
         Some(_) => Tap::InUse,
         None => Tap::Created(tap::create(config.queues)?),
     };
-    sysctl::for_tap()?;
     let index = links.tap()?.ok_or(Error::NoTap)?;
-    links.configure_tap(index, Mac::gateway(&config.mac_seed), uplink.mtu)?;
+    // The MTU before the settings: below 1280 the kernel forgets those for IPv6.
+    links.shape_tap(index, Mac::gateway(&config.mac_seed), uplink.mtu)?;
+    sysctl::for_tap()?;
+    links.raise_tap(index)?;
     Ok(Made {
         tap,
         uplink,

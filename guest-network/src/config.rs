@@ -72,6 +72,27 @@ pub struct Dns {
     pub search: Vec<String>,
 }
 
+impl Dns {
+    /// What a pod's `/etc/resolv.conf` offers that a guest can use: IPv4 servers outside 127.0.0.0/8, and the search
+    /// domains. As in resolv.conf(5) the last `search` counts, and what is not understood is skipped.
+    pub fn from_resolv_conf(text: &str) -> Self {
+        let mut dns = Self::default();
+        for line in text.lines() {
+            let mut words = line.split_ascii_whitespace();
+            match words.next() {
+                Some("nameserver") => {
+                    let server = words.next().and_then(|word| word.parse::<Ipv4Addr>().ok());
+                    dns.servers
+                        .extend(server.filter(|server| !server.is_loopback()));
+                }
+                Some("search") => dns.search = words.map(str::to_owned).collect(),
+                _ => {}
+            }
+        }
+        dns
+    }
+}
+
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mac(pub [u8; 6]);
@@ -174,6 +195,17 @@ mod tests {
         for mac in [guest, Mac::gateway("6f1c")] {
             assert_eq!(mac.0[0] & 0b11, 0b10, "{mac}");
         }
+    }
+
+    #[test]
+    fn resolv_conf_gives_what_a_guest_can_use() {
+        let text = "# made by kubelet\nsearch old.example\nsearch ns.svc.cluster.local\tcluster.local\n\
+                    nameserver 10.96.0.10\nnameserver fd00::10\nnameserver 127.0.0.53\nnameserver\noptions ndots:5";
+        let expected = Dns {
+            servers: vec![Ipv4Addr::new(10, 96, 0, 10)],
+            search: vec!["ns.svc.cluster.local".into(), "cluster.local".into()],
+        };
+        assert_eq!(Dns::from_resolv_conf(text), expected);
     }
 
     #[test]

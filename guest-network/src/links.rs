@@ -6,6 +6,7 @@ use crate::tap::TAP_NAME;
 use netlink_bindings::rt_addr::{self, Ifaddrmsg};
 use netlink_bindings::rt_link::{self, IfinfoFlags, Ifinfomsg};
 use netlink_bindings::rt_route::{self, Rtmsg};
+use netlink_bindings::traits::NetlinkRequest;
 use netlink_socket2::{NetlinkSocket, ReplyError};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -75,25 +76,31 @@ impl Links {
     pub(crate) fn tap(&mut self) -> Result<Option<u32>, Error> {
         let mut request = rt_link::Request::new().op_getlink_do(&Ifinfomsg::new());
         request.encode().push_ifname_bytes(TAP_NAME.as_bytes());
-        let found = (|| -> Result<u32, ReplyError> {
-            Ok(self.0.request(&request)?.recv_one()?.0.ifi_index as u32)
-        })();
-        match found {
-            Ok(index) => Ok(Some(index)),
+        let mut replies = self
+            .0
+            .request(&request)
+            .context(|| format!("look for {TAP_NAME}"))?;
+        match replies.recv_one() {
+            Ok((header, _)) => Ok(Some(header.ifi_index as u32)),
             Err(error) if error.as_io_error().raw_os_error() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error).context(|| format!("look for {TAP_NAME}")),
         }
     }
 
-    /// Gives the tap its MAC address, MTU and IP address and brings it up. No error if it has them.
-    pub(crate) fn configure_tap(&mut self, index: u32, mac: Mac, mtu: u32) -> Result<(), Error> {
-        self.set_tap(index, mac, mtu)
-            .context(|| format!("configure {TAP_NAME}"))?;
-        self.add_gateway(index)
-            .context(|| format!("give {TAP_NAME} the address {GATEWAY}"))
+    /// Gives the tap its MAC address and MTU. Not yet up, a new tap stays so.
+    pub(crate) fn shape_tap(&mut self, index: u32, mac: Mac, mtu: u32) -> Result<(), Error> {
+        let header = Ifinfomsg {
+            ifi_index: index as i32,
+            ..Ifinfomsg::new()
+        };
+        let mut request = rt_link::Request::new().op_setlink_do(&header);
+        request.encode().push_address(&mac.0).push_mtu(mtu);
+        self.acknowledged(&request)
+            .context(|| format!("give {TAP_NAME} MAC address {mac} and MTU {mtu}"))
     }
 
-    fn set_tap(&mut self, index: u32, mac: Mac, mtu: u32) -> Result<(), ReplyError> {
+    /// Brings the tap up with the gateway's address. No error if it is.
+    pub(crate) fn raise_tap(&mut self, index: u32) -> Result<(), Error> {
         let up = IfinfoFlags::Up as u32;
         let header = Ifinfomsg {
             ifi_index: index as i32,
@@ -101,9 +108,15 @@ impl Links {
             ifi_change: up,
             ..Ifinfomsg::new()
         };
-        let mut request = rt_link::Request::new().op_setlink_do(&header);
-        request.encode().push_address(&mac.0).push_mtu(mtu);
-        self.0.request(&request)?.recv_ack()
+        let request = rt_link::Request::new().op_setlink_do(&header);
+        self.acknowledged(&request)
+            .context(|| format!("bring {TAP_NAME} up"))?;
+        self.add_gateway(index)
+            .context(|| format!("give {TAP_NAME} the address {GATEWAY}"))
+    }
+
+    fn acknowledged<R: NetlinkRequest>(&mut self, request: &R) -> Result<(), ReplyError> {
+        self.0.request(request)?.recv_ack()
     }
 
     fn add_gateway(&mut self, index: u32) -> Result<(), ReplyError> {
@@ -118,7 +131,7 @@ impl Links {
             .encode()
             .push_local(GATEWAY.into())
             .push_address(GATEWAY.into());
-        self.0.request(&request)?.recv_ack()
+        self.acknowledged(&request)
     }
 
     /// Deletes the tap, also while somebody holds it open; their descriptors then only fail.
@@ -131,8 +144,7 @@ impl Links {
             ..Ifinfomsg::new()
         };
         let request = rt_link::Request::new().op_dellink_do(&header);
-        let deleted = (|| -> Result<(), ReplyError> { self.0.request(&request)?.recv_ack() })();
-        match deleted {
+        match self.acknowledged(&request) {
             // Its last holder let go of it in between.
             Err(error) if error.as_io_error().raw_os_error() == Some(libc::ENODEV) => Ok(()),
             other => other.context(|| format!("delete {TAP_NAME}")),

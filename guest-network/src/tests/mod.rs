@@ -204,6 +204,73 @@ async fn rules_read_as_intended_and_detach_leaves_nothing() {
     }
 }
 
+/// Stands for a caller killed after any of its steps, too: what it had not done is missing in the same way.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_missing_is_put_back() {
+    root_or_skip!();
+    let mut lab = Lab::new();
+    let config = config(&[tcp(8080, 80)]);
+    let attached = attach(lab.pod.netns(), &config).await.unwrap();
+    let Tap::Created(queues) = attached.tap else {
+        panic!("fresh namespace")
+    };
+    lab.plug_in_guest(queues, attached.mac);
+    lab.dhcp();
+    let server = lab
+        .guest
+        .within(|| TcpListener::bind("0.0.0.0:80").unwrap());
+    let expected = lab
+        .pod
+        .output("ip -o address show dev vse0 && ip -o link show dev vse0");
+    for damage in [
+        "nft delete table ip vse",
+        "nft delete chain ip vse postrouting",
+        "nft insert rule ip vse forward drop",
+        "ip link set vse0 down",
+        "ip address flush dev vse0",
+        "ip link set vse0 mtu 600",
+        "ip link set vse0 address 02:00:00:00:00:09",
+        "echo 0 > /proc/sys/net/ipv4/ip_forward",
+        "echo 0 > /proc/sys/net/ipv4/conf/vse0/route_localnet",
+        "echo 0 > /proc/sys/net/ipv6/conf/vse0/disable_ipv6",
+    ] {
+        lab.pod.run(damage);
+        let again = adopt(lab.pod.netns(), &config).await.unwrap();
+        assert!(matches!(again.tap, Tap::InUse), "{damage}");
+        for (namespace, address) in [
+            (&lab.outside, "192.0.2.2:8080"),
+            (&lab.pod, "127.0.0.1:8080"),
+        ] {
+            let client = namespace.within(|| connect(address));
+            let client = client.unwrap_or_else(|error| panic!("{address} after {damage}: {error}"));
+            exchange(&client, &server.accept().unwrap().0);
+        }
+        assert_eq!(
+            lab.pod
+                .output("ip -o address show dev vse0 && ip -o link show dev vse0"),
+            expected,
+            "{damage}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_all_or_nothing() {
+    root_or_skip!();
+    let pod = Namespace::new();
+    let good = rules::ruleset("eth0", lab::POD, &[]);
+    pod.within(|| nft::replace(&good)).unwrap();
+    let before = pod.output("nft list ruleset");
+    let mut bad = rules::ruleset("eth0", lab::POD, &[tcp(1, 1)]);
+    bad.retain(|chain| chain.name != "exposed");
+    let refused = pod.within(|| nft::replace(&bad)).unwrap_err();
+    let Error::System { source, .. } = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(source.kind(), ErrorKind::NotFound);
+    assert_eq!(pod.output("nft list ruleset"), before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_ports_as_promised_fit_one_batch() {
     root_or_skip!();
@@ -248,7 +315,7 @@ async fn namespaces_that_cannot_work_are_refused_untouched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flooding_guest_neither_stops_dhcp_nor_keeps_it_busy() {
+async fn a_guest_that_floods_still_gets_its_address() {
     root_or_skip!();
     let mut lab = Lab::new();
     let attached = attach(lab.pod.netns(), &config(&[])).await.unwrap();
