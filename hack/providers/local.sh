@@ -91,8 +91,8 @@ nodes_up() {
     for node in $(nodes); do node_start "$node"; done
     for node in $(nodes); do
         wait_for 30 "containerd on $node" machine_exec "$node" ctr version
-        machine_exec "$node" ctr -n k8s.io images import - <"$CLUSTER/pause.tar" >/dev/null
     done
+    load "$CLUSTER/pause.tar"
     for node in $(nodes); do node_wait "$node"; done
 }
 
@@ -156,13 +156,23 @@ audit_log() { echo "$CLUSTER/logs/control/audit.log"; }
 load() {
     local archive node pids pid
     for archive in "$@"; do
+        [[ -f $archive ]] || die "there is no archive $archive; make images"
         pids=()
         for node in $(nodes); do
-            machine_exec "$node" ctr -n k8s.io images import - <"$archive" >/dev/null &
+            node_load "$node" "$archive" &
             pids+=($!)
         done
         for pid in "${pids[@]}"; do wait "$pid" || die "$archive could not be imported"; done
     done
+}
+
+# Imports an image unless the node has just that one: node_load NODE ARCHIVE
+node_load() {
+    local name digest
+    read -r name digest < <(tar -xOf "$2" --occurrence=1 index.json |
+        jq -r '.manifests[0] | "\(.annotations["io.containerd.image.name"]) \(.digest)"')
+    [[ $(machine_exec "$1" ctr -n k8s.io images ls "name==$name") == *" $digest "* ]] ||
+        machine_exec "$1" ctr -n k8s.io images import - <"$2" >/dev/null
 }
 
 node_exec() {

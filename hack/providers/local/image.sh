@@ -31,7 +31,8 @@ image_archive() {
     printf '{"schemaVersion":2,"manifests":[{%s,"annotations":{"io.containerd.image.name":"%s"}}]}' \
         "$manifest" "$1" >"$work/oci/index.json"
     printf '{"imageLayoutVersion":"1.0.0"}' >"$work/oci/oci-layout"
-    tar -C "$work/oci" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$3" .
+    tar -C "$work/oci" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$3" \
+        oci-layout index.json blobs
     rm -rf "$work"
 }
 
