@@ -286,7 +286,7 @@ fn xattrs(directory: BorrowedFd<'_>, name: &Path, full: &Path) -> Result<Box<[u8
     };
 
     // Most files have none: ask for the size first.
-    let size = match rustix::fs::llistxattr(&path, &mut [0u8; 0]) {
+    let size = match rustix::fs::llistxattr_query(&path) {
         Ok(size) => size,
         Err(Errno::OPNOTSUPP) => 0,
         Err(source) => return Err(read(source)),

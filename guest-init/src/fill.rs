@@ -125,7 +125,7 @@ fn attributes(from: &Path, to: &Path, metadata: &Metadata) -> Result<()> {
 }
 
 fn extended_attributes(from: &Path, to: &Path) -> rustix::io::Result<()> {
-    let size = rustix::fs::llistxattr(from, &mut [0u8; 0])?;
+    let size = rustix::fs::llistxattr_query(from)?;
     if size == 0 {
         return Ok(());
     }
@@ -135,7 +135,7 @@ fn extended_attributes(from: &Path, to: &Path) -> rustix::io::Result<()> {
         .split(|&byte| byte == 0)
         .filter(|name| !name.is_empty())
     {
-        let mut value = vec![0; rustix::fs::lgetxattr(from, name, &mut [0u8; 0])?];
+        let mut value = vec![0; rustix::fs::lgetxattr_query(from, name)?];
         rustix::fs::lgetxattr(from, name, &mut value[..])?;
         rustix::fs::lsetxattr(to, name, &value, XattrFlags::empty())?;
     }
