@@ -15,6 +15,8 @@
 //! [`attach`] may be called at any time and again: it converges, also after its caller was killed between any two
 //! of its steps. The tap is not persistent: it lives as long as somebody (in the end the engine) holds it open.
 //!
+//! IPv4 only. A guest cannot reach other addresses within 10.0.2.0/24: they are its own network.
+//!
 //! This crate knows nothing of Kubernetes, takes no decision about a guest's life, and runs no programs.
 
 mod attach;

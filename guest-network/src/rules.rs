@@ -125,7 +125,8 @@ pub(crate) fn ruleset(interface: &str, pod: Ipv4Addr, ports: &[PortMapping]) -> 
             base: None,
             rules: exposed(ports),
         },
-        // The guest speaks from its own address, and cannot reach the loopback that `route_localnet` opens.
+        // The guest speaks from its own address, and cannot reach the loopback that `route_localnet` opens (`input`
+        // would drop most of that too).
         Chain {
             name: "guest",
             base: base(Kind::Filter, Hook::Prerouting, PRIORITY_RAW, true),

@@ -1,5 +1,7 @@
 //! A pod's network with real kernels at every end: *outside* — veth — *pod* — tap — *guest*, each a network
 //! namespace. The guest's network card is a tap of its own, joined to the pod's frame by frame.
+//!
+//! Needs root, and iproute2, nftables, util-linux and busybox (its DHCP client).
 
 mod lab;
 
