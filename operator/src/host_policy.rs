@@ -1,0 +1,105 @@
+//! The HostPolicy controller: says for how many hosts a policy holds. Which one holds for a host its node runtime
+//! decides, and says so in the Host.
+
+use crate::cache;
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::reason::Reason;
+use crate::vse::execute::params;
+use futures::StreamExt;
+use jiff::Timestamp;
+use kube::api::Patch;
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use std::sync::Arc;
+use vse_crds::condition::{Status, condition};
+use vse_crds::{GROUP, Host, HostPolicy, HostPolicyStatus, HostStatus, VERSION};
+
+struct Context {
+    policies: Api<HostPolicy>,
+    hosts: Store<Host>,
+    metrics: Metrics,
+}
+
+/// Runs the controller until `stop` resolves.
+pub async fn run(client: Client, metrics: Metrics, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+    let (hosts, touched) = cache::watch(&client, watcher::Config::default(), strip);
+    let policies = Api::all(client);
+    let context = Arc::new(Context { policies: policies.clone(), hosts, metrics });
+    let controller = Controller::new(policies, watcher::Config::default());
+    let all = controller.store();
+    controller
+        .watches_stream(touched, move |_: Host| {
+            let policies = all.state();
+            policies.iter().map(|policy| ObjectRef::from_obj(policy.as_ref())).collect::<Vec<_>>()
+        })
+        .graceful_shutdown_on(stop)
+        .run(reconcile, failed, context)
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+/// Keeps of a host which policy holds for it.
+fn strip(host: &mut Host) {
+    host.status =
+        host.status.take().map(|status| HostStatus { host_policy: status.host_policy, ..HostStatus::default() });
+}
+
+/// The status a policy should have when it holds for so many hosts.
+pub fn status(policy: &HostPolicy, hosts: u32, now: Timestamp) -> HostPolicyStatus {
+    let was = policy.status.clone().unwrap_or_default();
+    let (ready, reason, message) = match hosts {
+        0 => (
+            Status::False,
+            Reason::NoHosts,
+            "holds for no host: spec.nodeSelector selects none, or a policy of higher priority does",
+        ),
+        _ => (Status::True, Reason::InForce, ""),
+    };
+    let generation = policy.metadata.generation;
+    let reason = reason.as_str();
+    HostPolicyStatus {
+        observed_generation: generation,
+        hosts,
+        conditions: vec![condition(&was.conditions, "Ready", ready, reason, message, generation, now)],
+    }
+}
+
+async fn reconcile(policy: Arc<HostPolicy>, context: Arc<Context>) -> Result<Action, Error> {
+    let timer = context.metrics.start("HostPolicy");
+    let outcome = pass(&policy, &context).await;
+    timer.finish(outcome.as_ref().err().map(Error::reason));
+    outcome.map(|()| Action::await_change())
+}
+
+async fn pass(policy: &HostPolicy, context: &Context) -> Result<(), Error> {
+    let name = policy.name_any();
+    let holds = |host: &Host| {
+        let status = host.status.as_ref();
+        status.and_then(|s| s.host_policy.as_deref()) == Some(name.as_str())
+    };
+    let hosts = context.hosts.state_filter(holds).len();
+    let status = status(policy, hosts as u32, Timestamp::now());
+    if policy.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let patch = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": "HostPolicy",
+        "status": status,
+    });
+    context
+        .policies
+        .patch_status(&name, &params().force(), &Patch::Apply(patch))
+        .await
+        .map(drop)
+        .map_err(Error::api(format!("write status of HostPolicy {name}")))
+}
+
+fn failed(_: Arc<HostPolicy>, error: &Error, _: Arc<Context>) -> Action {
+    tracing::warn!(detail = error.explain(), "call failed");
+    Action::requeue(error.retry_after())
+}

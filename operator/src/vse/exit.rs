@@ -1,0 +1,103 @@
+//! Ends of incarnations: how one ended, whether another follows and when, pure.
+
+use crate::vse::pod_facts::PodEnd;
+use jiff::{SignedDuration, Timestamp};
+use vse_crds::{ExitReason, ExitRecord, MicroVM, RunStrategy, VSEStatus};
+
+/// Delay before the start after a first failure.
+const FIRST_DELAY: SignedDuration = SignedDuration::from_secs(10);
+/// Longest delay.
+const LONGEST_DELAY: SignedDuration = SignedDuration::from_secs(300);
+/// A guest that ran so long was well; its failure counts as the first.
+const WELL_AFTER: SignedDuration = SignedDuration::from_secs(600);
+
+/// How an incarnation ended, from what the node runtime says or else from the pod.
+pub fn exit(incarnation: i64, vm: Option<&MicroVM>, pod: Option<&PodEnd>, now: Timestamp) -> ExitRecord {
+    let said = vm.and_then(|vm| vm.status.as_ref()?.exit.clone());
+    if let Some(said) = said {
+        return ExitRecord { incarnation, ..said };
+    }
+    let (reason, message, at) = match pod {
+        // Without a MicroVM no guest was ever launched, whatever the container's exit code.
+        Some(end) if vm.is_none() => (ExitReason::LaunchFailed, end.message.clone(), end.at),
+        Some(end) => (end.reason, end.message.clone(), end.at),
+        None => (ExitReason::PodGone, "the pod is gone".to_owned(), None),
+    };
+    ExitRecord { incarnation, reason, message, at: at.unwrap_or(now) }
+}
+
+/// Failures in a row, this end counted.
+pub fn recent_failures(before: u32, exit: &ExitRecord, started: Option<Timestamp>) -> u32 {
+    let was_well = started.is_some_and(|started| exit.at.duration_since(started) >= WELL_AFTER);
+    match (exit.reason.is_failure(), was_well) {
+        (false, _) => 0,
+        (true, true) => 1,
+        (true, false) => before.saturating_add(1),
+    }
+}
+
+/// Whether another incarnation follows.
+pub fn follows(strategy: RunStrategy, exit: &ExitRecord) -> bool {
+    match strategy {
+        RunStrategy::Halted => false,
+        RunStrategy::Always => true,
+        // An end that was asked for (Halted, restart) is not the guest's own.
+        RunStrategy::RerunOnFailure => exit.reason.is_failure() || exit.reason == ExitReason::Stopped,
+        RunStrategy::Once => exit.reason == ExitReason::Stopped,
+    }
+}
+
+/// When the next incarnation may start.
+pub fn due(status: &VSEStatus, exit: &ExitRecord) -> Timestamp {
+    exit.at + delay(status.recent_failures)
+}
+
+/// Delay after so many failures in a row: none, 10 s, 20 s … 5 min.
+pub fn delay(failures: u32) -> SignedDuration {
+    match failures {
+        0 => SignedDuration::ZERO,
+        n => FIRST_DELAY.saturating_mul(1 << (n - 1).min(16)).min(LONGEST_DELAY),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(reason: ExitReason, at: i64) -> ExitRecord {
+        ExitRecord { incarnation: 1, reason, message: String::new(), at: Timestamp::from_second(at).unwrap() }
+    }
+
+    #[test]
+    fn delays_double_up_to_five_minutes() {
+        let seconds: Vec<_> = (0..8).map(|n| delay(n).as_secs()).collect();
+        assert_eq!(seconds, [0, 10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(delay(u32::MAX).as_secs(), 300);
+    }
+
+    #[test]
+    fn ten_minutes_of_running_forgive() {
+        let started = Timestamp::from_second(1000).ok();
+        let early = ended(ExitReason::EngineFailed, 1599);
+        let late = ended(ExitReason::EngineFailed, 1600);
+        assert_eq!(recent_failures(3, &early, started), 4);
+        assert_eq!(recent_failures(3, &late, started), 1);
+        assert_eq!(recent_failures(3, &late, None), 4);
+        assert_eq!(recent_failures(3, &ended(ExitReason::GuestShutdown, 1001), started), 0);
+    }
+
+    #[test]
+    fn what_follows_what() {
+        use ExitReason::{EngineFailed, GuestShutdown, Stopped};
+        use RunStrategy::{Always, Halted, Once, RerunOnFailure};
+        for (strategy, expected) in [
+            (Always, [true, true, true]),
+            (RerunOnFailure, [true, false, true]),
+            (Once, [false, false, true]),
+            (Halted, [false, false, false]),
+        ] {
+            let ends = [EngineFailed, GuestShutdown, Stopped];
+            assert_eq!(ends.map(|reason| follows(strategy, &ended(reason, 0))), expected, "{strategy:?}");
+        }
+    }
+}

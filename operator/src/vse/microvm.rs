@@ -1,0 +1,57 @@
+//! The MicroVM: the order to one node runtime, built once the pod has a host, pure.
+
+use crate::vse::names;
+use crate::vse::order::Order;
+use kube::ResourceExt;
+use vse_crds::{Boot, MicroVM, MicroVMNetwork, MicroVMSpec, PowerState, VSE, VSESpec, labels};
+
+/// The pod an order goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Name of the pod.
+    pub pod_name: String,
+    /// UID of the pod.
+    pub pod_uid: String,
+    /// Its Node.
+    pub node_name: String,
+}
+
+/// The MicroVM of an incarnation.
+pub fn build(vse: &VSE, incarnation: i64, order: &Order, placement: &Placement) -> MicroVM {
+    let mut metadata = names::metadata(vse, incarnation);
+    metadata.finalizers = Some(vec![labels::FINALIZER.to_owned()]);
+    let system = &order.spec.system;
+    let Placement { pod_name, pod_uid, node_name } = placement.clone();
+    MicroVM {
+        metadata,
+        spec: MicroVMSpec {
+            vse_name: vse.name_any(),
+            vse_uid: vse.uid().unwrap_or_default(),
+            incarnation,
+            node_name,
+            pod_name,
+            pod_uid,
+            power_state: power_state(&vse.spec),
+            engine: order.choice.engine.as_str().to_owned(),
+            accelerator: order.choice.accelerator,
+            machine: order.spec.machine.clone(),
+            boot: Boot {
+                image: system.image.clone(),
+                root: system.root,
+                root_disk: system.root_volume.clone(),
+                kernel_path: system.kernel.as_ref().map(|kernel| kernel.path.clone()),
+                kernel_arguments: system.kernel_arguments.clone(),
+            },
+            disks: order.storage.iter().map(|s| s.disk()).collect(),
+            network: order.spec.networks.first().map(|network| MicroVMNetwork { ports: network.ports.clone() }),
+            cloud_init: system.cloud_init.clone(),
+            termination_grace_period_seconds: order.spec.termination_grace_period_seconds,
+        },
+        status: None,
+    }
+}
+
+/// What a guest that is meant to run should be doing.
+pub fn power_state(spec: &VSESpec) -> PowerState {
+    if spec.paused { PowerState::Paused } else { PowerState::Running }
+}
