@@ -78,7 +78,7 @@ control_up() {
     ip addr add "$net.0.1/24" dev "$cluster_id"
     ip link set "$cluster_id" up
     while read -r subnet via; do ip route add "$subnet" via "$via"; done <"$CLUSTER/routes"
-    wait_for 60 "the API server to be ready" kubectl get --raw /readyz
+    wait_for 180 "the API server to be ready" kubectl get --raw /readyz
     kubectl create clusterrolebinding kube-apiserver-kubelet-client \
         --clusterrole system:kubelet-api-admin --user kube-apiserver-kubelet-client >/dev/null
     kubectl apply -f "$local/storage-class.yaml" >/dev/null
@@ -90,7 +90,7 @@ nodes_up() {
     for ((i = 1; i <= NODES; i++)); do node_create "$i"; done
     for node in $(nodes); do node_start "$node"; done
     for node in $(nodes); do
-        wait_for 30 "containerd on $node" machine_exec "$node" ctr version
+        wait_for 120 "containerd on $node" machine_exec "$node" ctr version
     done
     load "$CLUSTER/pause.tar"
     for node in $(nodes); do node_wait "$node"; done
@@ -122,12 +122,12 @@ node_start() {
 }
 
 kubelet_wait() {
-    wait_for 60 "kubelet of $1" machine_exec "$1" bash -c ': </dev/tcp/127.0.0.1/10248'
+    wait_for 120 "kubelet of $1" machine_exec "$1" bash -c ': </dev/tcp/127.0.0.1/10248'
 }
 
 node_wait() {
-    wait_for 60 "node $1 to register" kubectl get node "$1"
-    kubectl wait --for=condition=Ready "node/$1" --timeout=60s >/dev/null
+    wait_for 120 "node $1 to register" kubectl get node "$1"
+    kubectl wait --for=condition=Ready "node/$1" --timeout=120s >/dev/null
 }
 
 down() {
@@ -189,7 +189,7 @@ restart_kubelet() {
 # Without ado: asked politely, it drains open requests for up to a minute first.
 restart_apiserver() {
     machine_restart_service control kube-apiserver KILL
-    wait_for 60 "the API server to be ready" kubectl get --raw /readyz
+    wait_for 180 "the API server to be ready" kubectl get --raw /readyz
 }
 
 kill_node() {

@@ -37,9 +37,10 @@ for tool in "$directory"/tools/*; do
     mkdir -p "$root/opt/tools/${tool##*/}"
     mount --bind -o ro "$(readlink -f "$tool")" "$root/opt/tools/${tool##*/}"
 done
-# A sysfs of its own shows its own network links; the rest of it is the outer machine's.
+# A sysfs of its own shows its own network links. No securityfs: AppArmor profiles that
+# containerd loaded would stay in the outer machine's kernel.
 mount -t sysfs sysfs "$root/sys"
-for tree in fs/cgroup kernel/debug kernel/tracing kernel/security fs/bpf; do
+for tree in fs/cgroup kernel/debug kernel/tracing; do
     ! mountpoint -q "/sys/$tree" || mount --rbind "/sys/$tree" "$root/sys/$tree"
 done
 

@@ -53,7 +53,7 @@ machine_start() {
             bash "$VSE_ROOT/hack/providers/local/boot.sh" "$directory" \
             </dev/null >>"$directory/log/boot.log" 2>&1
     ) &
-    wait_for 10 "machine $1 to start" machine_pid "$1" ||
+    wait_for 30 "machine $1 to start" machine_pid "$1" ||
         die "machine $1 did not start: $(tail -3 "$directory/log/boot.log")"
 }
 
