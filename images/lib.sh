@@ -64,5 +64,31 @@ CLEAN=(
 bootstrap() {
 	local out=$1
 	shift
-	debian_sources | mmdebstrap --quiet --format=tar --skip=output/mknod "$@" "$DEBIAN_SUITE" "$out" -
+	# Whatever mounts the tree brings its own /dev, and unpacking device nodes takes privilege.
+	debian_sources | mmdebstrap --quiet --format=tar --skip=output/dev "$@" "$DEBIAN_SUITE" "$out" -
+	local empty
+	empty=$(mktemp -d)
+	mkdir -m 755 "$empty/dev"
+	reproducible_tar --append --file="$out" --directory="$empty" ./dev
+	rm -r "$empty"
+}
+
+# unpack DIR PACKAGE... : the files of packages and all they depend on, not configured.
+unpack() {
+	local dir=$1 packages
+	shift
+	packages=$(IFS=, && echo "$*")
+	bootstrap "$dir.tar" --variant=extract --include="base-files,$packages" "${SLIM[@]}"
+	mkdir "$dir"
+	tar --extract --file="$dir.tar" --directory="$dir" --no-same-owner
+	rm "$dir.tar"
+}
+
+# pack DIR OUT.tar : a tree as a tar, everything root's.
+pack() {
+	reproducible_tar --create --file="$2" --directory="$1" --sort=name .
+}
+
+reproducible_tar() {
+	tar --format=gnu --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" "$@"
 }
