@@ -17,7 +17,7 @@ echo "$pid" >"$directory/pid"
 
 mount --bind "$root" "$root"
 
-mkdir -p "$root"/{dev,etc,old,opt/cni/bin,proc,root,run,sys,tmp,usr,var/log,var/tmp}
+mkdir -p "$root"/{dev,etc,old,opt/cni/bin,proc,root,run,sys,tmp,usr,var/lib,var/log,var/tmp}
 chmod 1777 "$root"/tmp "$root"/var/tmp
 ln -sfn /run "$root/var/run"
 for link in bin sbin lib lib32 lib64; do
