@@ -1,6 +1,6 @@
 # Versions of everything hack/tools builds. Sourced. Kubernetes and etcd are
 # pinned together with all they import by hack/tools.d/*/go.{mod,sum}.
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash
 
 kubernetes_version=1.36.3
 etcd_version=3.7.3

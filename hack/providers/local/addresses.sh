@@ -7,7 +7,7 @@
 #   10.H.0.(10+i)     node i
 #   10.H.16.0/20      Services
 #   10.H.64.0/18      pods, 10.H.(64+i).0/24 on node i
-# shellcheck shell=bash disable=SC2034
+# shellcheck shell=bash
 
 cluster_hash=$(printf '%s' "$VSE_ROOT" | sha256sum)
 # Name of the link, the cgroup, and whatever else is visible outside the cluster.

@@ -75,7 +75,6 @@ machine_exec() {
 # Ends a service and waits until init has started it again, SIGNAL being TERM unless given:
 # machine_restart_service NAME SERVICE [SIGNAL]
 machine_restart_service() {
-    # shellcheck disable=SC2016 # expands inside the machine
     machine_exec "$1" bash -c '
         old=$(<"/run/services/$1")
         kill "-$2" "$old"
