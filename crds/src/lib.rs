@@ -7,8 +7,6 @@
 //! them. Their defaults are applied when profile and spec are merged, and are named in their descriptions.
 
 #![forbid(unsafe_code)]
-// The KubeSchema derive repeats each type in a private scope, which the lint takes for the type itself.
-#![allow(unreachable_pub)]
 // Print columns have the same keys again and again by nature.
 #![allow(clippy::duplicated_attributes)]
 

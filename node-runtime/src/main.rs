@@ -1,2 +1,74 @@
-//! To be written.
-fn main() {}
+//! `vse-node-runtime`: the agent on each host.
+
+#![deny(unsafe_code)]
+
+mod cpu_list;
+mod device_plugin;
+mod health;
+mod host;
+mod metrics;
+mod microvm;
+mod options;
+mod sysfs;
+
+use anyhow::Context as _;
+use clap::Parser;
+use options::Options;
+use std::sync::Arc;
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    options.log.start();
+    // One thread: the work is waiting, and what blocks (making a system image) has threads of its own.
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(run(options))
+}
+
+async fn run(options: Options) -> anyhow::Result<()> {
+    let client = kube::Client::try_default().await.context("no way to the API server")?;
+    let root = sysfs::Root::new("/");
+    let metrics = metrics::Metrics::new();
+    let mut hardware = host::observe(&root, vse_crds::Kvm::default()).context("cannot see what this host has")?;
+    hardware.kvm = host::probe_kvm(&options.kvm_device, hardware.cpu.virtualization.as_deref());
+    let guest_init =
+        std::fs::read(&options.guest_init).with_context(|| format!("cannot read {}", options.guest_init.display()))?;
+    let images = vse_system_image::Cache::open(&options.image_cache).context("cannot use the image cache")?;
+    let context = Arc::new(microvm::Context {
+        client: client.clone(),
+        node_name: options.node_name.clone(),
+        topology: hardware.cpu.topology.clone(),
+        pods: microvm::PodDirectories::open(&options.kubelet_root)
+            .with_context(|| format!("cannot open {}/pods", options.kubelet_root.display()))?,
+        images: Arc::new(images),
+        guest_init: guest_init.into(),
+        engine: vse_engine::qemu::Qemu::default(),
+        kvm_device: options.kvm_device.clone(),
+        metrics: metrics.clone(),
+    });
+    let plugins = options.kubelet_root.join("device-plugins");
+    tokio::select! {
+        () = microvm::controller::run(context) => anyhow::bail!("the watch of MicroVMs ended"),
+        ended = host::controller::run(client, options.node_name, hardware, plugins) => ended,
+        served = health::serve(options.listen, metrics) => served.context("health endpoint"),
+        () = health::asked_to_end() => {
+            tracing::info!("ending; guests go on");
+            Ok(())
+        }
+    }
+}
+
+/// An error with its sources, as one line.
+fn report(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,406 @@
+//! The loop of one guest: look, plan, say, act, wait. Makes no choices of its own.
+
+use super::plan::{Action, Inside, LastWords, LaunchFailure, Observed, Plan, Pod, StopCause, Wanted, plan};
+use super::session::{self, Session};
+use super::status::{self, Memory};
+use super::{Context, launch};
+use crate::metrics::{LaunchLabels, Outcome};
+use crate::report;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1 as core;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource, ResourceExt};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde_json::json;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use vse_crds::{
+    Address, AddressScope, ExitReason, ExitRecord, MicroVM, MicroVMPhase, MicroVMStatus, PowerState, labels,
+};
+use vse_engine::{Event, GuestError, ShutdownCause};
+
+/// Wait after a step that failed, or a look that did.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Longest wait between two attempts to launch.
+const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_secs(60);
+
+/// One guest of this host.
+pub(super) struct Guest {
+    context: Arc<Context>,
+    vm: watch::Receiver<Arc<MicroVM>>,
+    pod: watch::Receiver<Option<Arc<core::Pod>>>,
+    session: Session,
+    memory: Memory,
+    published: Option<MicroVMStatus>,
+    last_words: Option<LastWords>,
+    failures: u32,
+    launch_failure: Option<LaunchFailure>,
+    pressed_at: Option<Timestamp>,
+    stopping_since: Option<Timestamp>,
+}
+
+/// A step that did not work; it is taken again when the next look still asks for it.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("cannot see what is in the pod")]
+    Session(#[from] session::Error),
+    #[error("the engine did not do it")]
+    Engine(#[from] GuestError),
+    #[error("the engine is gone")]
+    Gone,
+    #[error("cannot place the guest's threads")]
+    Place(#[from] launch::Error),
+    #[error("cannot pin the guest's threads")]
+    Pin(#[source] std::io::Error),
+    #[error("cannot kill the engine")]
+    Kill(#[from] super::pod_process::Error),
+    #[error("the API server did not answer")]
+    Api(#[from] kube::Error),
+}
+
+impl Guest {
+    /// The guest of that MicroVM, knowing what its status remembers.
+    pub(super) fn new(
+        context: Arc<Context>,
+        vm: watch::Receiver<Arc<MicroVM>>,
+        pod: watch::Receiver<Option<Arc<core::Pod>>>,
+    ) -> Self {
+        let published = vm.borrow().status.clone();
+        Self {
+            context,
+            session: Session::default(),
+            memory: Memory::recall(published.as_ref()),
+            published,
+            last_words: None,
+            failures: 0,
+            launch_failure: None,
+            pressed_at: None,
+            stopping_since: None,
+            vm,
+            pod,
+        }
+    }
+
+    /// Until the guest is released, or the task is ended from outside (the guest then goes on).
+    pub(super) async fn run(mut self) {
+        let vm = self.vm.borrow().clone();
+        let span =
+            tracing::info_span!("guest", vm = %launch::guest_name(&vm.namespace().unwrap_or_default(), &vm.spec));
+        drop(vm);
+        loop {
+            let _entered = &span;
+            match self.step().await {
+                Ok(Some(plan)) if plan.phase == MicroVMPhase::Released => return,
+                Ok(Some(plan)) => self.wait(plan.wake_at).await,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(parent: &span, error = %report(&error), "will try again");
+                    self.wait(Timestamp::now().checked_add(AFTER_FAILURE).ok()).await;
+                }
+            }
+        }
+    }
+
+    /// One look and one step. Returns the plan when there is nothing to do but wait.
+    async fn step(&mut self) -> Result<Option<Plan>, Error> {
+        let vm = self.vm.borrow_and_update().clone();
+        let seen = self.observe(&vm).await?;
+        let plan = plan(&seen);
+        self.publish(&vm, &seen, &plan).await?;
+        match plan.action.clone() {
+            Some(action) => {
+                tracing::debug!(vm = vm.name_any(), ?action, "step");
+                self.act(&vm, action, seen.now).await?;
+                Ok(None)
+            }
+            None => Ok(Some(plan)),
+        }
+    }
+
+    async fn observe(&mut self, vm: &MicroVM) -> Result<Observed, Error> {
+        let released = self.memory.exit.is_some();
+        let (pod, deletion) = self.pod(vm).await?;
+        let inside = if released || !matches!(pod, Pod::Starting | Pod::Running) {
+            Inside::Nobody
+        } else {
+            self.look(vm).await?
+        };
+        let now = Timestamp::now();
+        Ok(Observed {
+            wanted: self.wanted(vm, deletion, now),
+            pod,
+            inside,
+            last_words: self.last_words,
+            launch_failure: self.launch_failure.clone(),
+            pressed_at: self.pressed_at,
+            released,
+            now,
+        })
+    }
+
+    /// Who is in the pod; remembers what an adopted engine no longer tells.
+    async fn look(&mut self, vm: &MicroVM) -> Result<Inside, Error> {
+        let answer = self.session.look(&self.context, &vm.spec).await?;
+        match answer.inside {
+            Inside::Launcher if self.memory.timings.pod_ready.is_none() => {
+                self.memory.timings.pod_ready = Some(Timestamp::now());
+            }
+            Inside::Running | Inside::Paused => {
+                if answer.adopted {
+                    tracing::info!(vm = vm.name_any(), "adopted a running guest");
+                    self.pin(vm).await?;
+                }
+                self.memory.timings.booted.get_or_insert_with(Timestamp::now);
+                self.remember_addresses();
+                self.agent(vm, answer.agent).await;
+            }
+            _ => {}
+        }
+        Ok(answer.inside)
+    }
+
+    fn remember_addresses(&mut self) {
+        if let Some(network) = &self.session.network {
+            let address = |ip: std::net::Ipv4Addr, scope| Address { ip: ip.to_string(), scope };
+            self.memory.addresses = vec![
+                address(network.pod_address, AddressScope::Pod),
+                address(network.guest_address, AddressScope::Guest),
+            ];
+        }
+    }
+
+    async fn agent(&mut self, vm: &MicroVM, connected: bool) {
+        if !connected {
+            self.memory.agent = false;
+        } else if !self.memory.agent
+            && let Some(guest) = session::ask_agent(&self.context, &vm.spec.pod_uid).await
+        {
+            self.memory.agent = true;
+            self.memory.guest = Some(guest);
+            self.memory.timings.agent_connected.get_or_insert_with(Timestamp::now);
+        }
+    }
+
+    /// The pod by its UID, and when somebody asked for its deletion. What the watch does not have is asked for: a
+    /// MicroVM may be seen before its pod.
+    async fn pod(&mut self, vm: &MicroVM) -> Result<(Pod, Option<Timestamp>), Error> {
+        let is_ours = |pod: &core::Pod| pod.metadata.uid.as_deref() == Some(&vm.spec.pod_uid);
+        let watched = self.pod.borrow_and_update().clone().filter(|pod| is_ours(pod));
+        let pod = match watched {
+            Some(pod) => pod,
+            None => {
+                let pods: Api<core::Pod> =
+                    Api::namespaced(self.context.client.clone(), &vm.namespace().unwrap_or_default());
+                match pods.get_opt(&vm.spec.pod_name).await?.filter(is_ours) {
+                    Some(pod) => Arc::new(pod),
+                    None => return Ok((Pod::Absent, None)),
+                }
+            }
+        };
+        Ok((pod_state(&pod), deletion_asked(&pod)))
+    }
+
+    fn wanted(&mut self, vm: &MicroVM, pod_deleted: Option<Timestamp>, now: Timestamp) -> Wanted {
+        let grace = SignedDuration::from_secs(vm.spec.termination_grace_period_seconds);
+        let ordered = match (&vm.metadata.deletion_timestamp, vm.spec.power_state) {
+            (Some(time), _) => Some(time.0),
+            (None, PowerState::Stopped) => Some(*self.stopping_since.get_or_insert(now)),
+            (None, PowerState::Running | PowerState::Paused) => None,
+        };
+        match (ordered, pod_deleted) {
+            (Some(since), _) => Wanted::Stop { cause: StopCause::Order, deadline: since + grace },
+            (None, Some(since)) => Wanted::Stop { cause: StopCause::PodDeleted, deadline: since + grace },
+            (None, None) if vm.spec.power_state == PowerState::Paused => Wanted::Pause,
+            (None, None) => Wanted::Run,
+        }
+    }
+
+    async fn publish(&mut self, vm: &MicroVM, seen: &Observed, plan: &Plan) -> Result<(), Error> {
+        let generation = vm.meta().generation;
+        let Some(status) = status::status(self.published.as_ref(), seen, plan, &self.memory, generation) else {
+            return Ok(());
+        };
+        if self.published.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let vms: Api<MicroVM> = Api::namespaced(self.context.client.clone(), &vm.namespace().unwrap_or_default());
+        let patch = json!({ "apiVersion": MicroVM::api_version(&()), "kind": MicroVM::kind(&()), "status": status });
+        let params = PatchParams::apply(labels::NODE_RUNTIME).force();
+        match vms.patch_status(&vm.name_any(), &params, &Patch::Apply(patch)).await {
+            Ok(_) => self.context.metrics.status_writes.inc(),
+            // The object went away in the meantime; the watch will say so.
+            Err(kube::Error::Api(refusal)) if refusal.code == 404 => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        self.published = Some(status);
+        Ok(())
+    }
+
+    async fn act(&mut self, vm: &MicroVM, action: Action, now: Timestamp) -> Result<(), Error> {
+        match action {
+            Action::Launch => self.launch(vm, now).await,
+            Action::Boot => {
+                self.pin(vm).await?;
+                self.engine()?.resume().await?;
+                self.memory.timings.booted = Some(Timestamp::now());
+                Ok(())
+            }
+            Action::Resume => Ok(self.engine()?.resume().await?),
+            Action::Pause => Ok(self.engine()?.pause().await?),
+            Action::PowerButton => {
+                self.pressed_at = Some(now);
+                Ok(self.engine()?.power_button().await?)
+            }
+            Action::Stop => match self.engine()?.stop().await {
+                // It may end before it has answered.
+                Ok(()) | Err(GuestError::Closed) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
+            Action::Kill => Ok(self.session.process().ok_or(Error::Gone)?.kill()?),
+            Action::Release(reason, message) => {
+                self.release(vm, reason, message).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn engine(&self) -> Result<&dyn vse_engine::Guest, Error> {
+        self.session.guest().ok_or(Error::Gone)
+    }
+
+    async fn launch(&mut self, vm: &MicroVM, now: Timestamp) -> Result<(), Error> {
+        let process = self.session.process().ok_or(Error::Gone)?;
+        let run = self.context.pods.run(&vm.spec.pod_uid).map_err(session::Error::from)?.ok_or(Error::Gone)?;
+        let name = launch::guest_name(&vm.namespace().unwrap_or_default(), &vm.spec);
+        match launch::launch(&self.context, &vm.spec, &name, process, &run).await {
+            Ok(launched) => {
+                self.session.network = launched.network;
+                self.memory.cpus = Some(launched.cpus);
+                self.memory.kernel = Some(launched.kernel);
+                self.memory.timings.prepared = Some(launched.prepared);
+                self.memory.timings.engine_started = Some(launched.engine_started);
+                self.failures = 0;
+                self.launch_failure = None;
+                self.count(Outcome::Launched);
+                if let Some(ready) = self.memory.timings.pod_ready {
+                    let took = launched.engine_started.duration_since(ready);
+                    self.context.metrics.launch_seconds.observe(took.as_secs_f64());
+                }
+                tracing::info!(vm = name, "launched");
+            }
+            Err(error) => {
+                let is_final = error.is_final();
+                self.count(if is_final { Outcome::Refused } else { Outcome::Retried });
+                tracing::warn!(vm = name, is_final, error = %report(&error), "not launched");
+                let backoff = SignedDuration::from_secs(1 << self.failures.min(6)).min(LONGEST_BACKOFF);
+                self.failures += 1;
+                self.launch_failure =
+                    Some(LaunchFailure { is_final, message: report(&error), retry_at: now + backoff });
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, outcome: Outcome) {
+        self.context.metrics.launches.get_or_create(&LaunchLabels { outcome }).inc();
+    }
+
+    /// vCPU i on its CPU, everything else on the emulator's CPUs.
+    async fn pin(&mut self, vm: &MicroVM) -> Result<(), Error> {
+        let process = self.session.process().ok_or(Error::Gone)?;
+        let placement = match self.memory.cpus.clone() {
+            Some(placement) => placement,
+            None => launch::place(&self.context, &vm.spec, process)?,
+        };
+        if !placement.pinned.is_empty() {
+            let vcpus = self.engine()?.vcpu_threads().await?;
+            let threads =
+                vse_engine::threads::threads(Path::new("/proc"), process.pid(), &vcpus).map_err(Error::Pin)?;
+            let emulator = crate::cpu_list::CpuList::parse(&placement.emulator).unwrap_or_default();
+            for (vcpu, thread) in threads.vcpus {
+                if let Some(cpu) = placement.pinned.get(vcpu as usize) {
+                    pin_thread(thread, [*cpu])?;
+                }
+            }
+            for thread in threads.emulator {
+                pin_thread(thread, emulator.iter())?;
+            }
+        }
+        self.memory.cpus = Some(placement);
+        Ok(())
+    }
+
+    async fn release(&mut self, vm: &MicroVM, reason: ExitReason, message: String) {
+        self.session.release().await;
+        tracing::info!(vm = vm.name_any(), ?reason, message, "released");
+        self.memory.agent = false;
+        self.memory.exit = Some(ExitRecord { incarnation: vm.spec.incarnation, reason, message, at: Timestamp::now() });
+    }
+
+    /// Until something changed, the engine told something, or the time has come.
+    async fn wait(&mut self, until: Option<Timestamp>) {
+        let sleep = async {
+            match until {
+                Some(time) => {
+                    let left = time.duration_since(Timestamp::now());
+                    tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.vm.changed() => {}
+            _ = self.pod.changed() => {}
+            event = self.session.event() => self.note(event),
+            () = sleep => {}
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Panicked => self.last_words = Some(LastWords::GuestPanic),
+            Event::Shutdown { cause: ShutdownCause::Panic, .. } => self.last_words = Some(LastWords::GuestPanic),
+            Event::Shutdown { by_guest: true, .. } if self.last_words.is_none() => {
+                self.last_words = Some(LastWords::GuestShutdown);
+            }
+            // The next look asks how things are.
+            _ => {}
+        }
+    }
+}
+
+fn pin_thread(thread: i32, cpus: impl IntoIterator<Item = u32>) -> Result<(), Error> {
+    let mut set = CpuSet::new();
+    cpus.into_iter().filter(|cpu| (*cpu as usize) < CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu as usize));
+    let Some(thread) = Pid::from_raw(thread) else { return Ok(()) };
+    match sched_setaffinity(Some(thread), &set) {
+        // The thread has ended.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(errno) => Err(Error::Pin(errno.into())),
+    }
+}
+
+/// What the API server has of the engine's container.
+fn pod_state(pod: &core::Pod) -> Pod {
+    let status = pod.status.as_ref();
+    let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let state = containers.iter().find(|c| c.name == labels::VM_CONTAINER).and_then(|c| c.state.as_ref());
+    let ended = matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+    match state {
+        Some(core::ContainerState { terminated: Some(end), .. }) => Pod::Ended { code: end.exit_code },
+        // Evicted, or refused by kubelet, before the container ever ran.
+        _ if ended => Pod::Ended { code: 128 + 9 },
+        Some(core::ContainerState { running: Some(_), .. }) => Pod::Running,
+        _ => Pod::Starting,
+    }
+}
+
+/// When the pod's deletion was asked for: its deletion timestamp is when the grace period ends.
+fn deletion_asked(pod: &core::Pod) -> Option<Timestamp> {
+    let ends = pod.metadata.deletion_timestamp.as_ref()?.0;
+    let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
+    Some(ends - grace)
+}

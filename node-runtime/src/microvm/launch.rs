@@ -1,0 +1,278 @@
+//! Launching: everything a guest needs is made ready on the host, then the launcher becomes the engine.
+//!
+//! Each step may be repeated, and may be the last one before this process is killed: what was made is found again
+//! (image, network, disks), and a launcher that got no complete order goes on waiting.
+
+use super::placement::{self, NotExclusive};
+use super::pod_process::{self, PodProcess};
+use super::{Context, disks, image_identity, network, seed};
+use jiff::Timestamp;
+use rustix::fs::{OFlags, fstat};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use vse_crds::labels::{self, paths};
+use vse_crds::{Accelerator, CpuPlacement, MicroVMSpec, PageSize, Root, quantity};
+use vse_engine::{self as engine, Engine as _};
+use vse_guest_network::{Attached, Tap};
+use vse_launch::{Descriptor, LaunchOrder};
+use vse_system_image::{Key, Source, SystemImage};
+
+/// What a launch leaves behind for the node runtime to keep.
+pub(super) struct Launched {
+    /// DHCP and address of the guest, if it has a network.
+    pub network: Option<Attached>,
+    /// CPUs the guest's threads are to be pinned to.
+    pub cpus: CpuPlacement,
+    /// Release of the booted kernel.
+    pub kernel: String,
+    /// When everything was ready.
+    pub prepared: Timestamp,
+    /// When the launcher had become the engine.
+    pub engine_started: Timestamp,
+}
+
+/// Why a guest was not launched. Nothing runs after any of them.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("system image {image} is not mounted in the pod")]
+    NoImage { image: String },
+    #[error("cannot boot from system image {image}")]
+    Image { image: String, source: vse_system_image::Error },
+    #[error(transparent)]
+    Placement(#[from] NotExclusive),
+    #[error("this host can't run the guest: {0}")]
+    Mismatch(String),
+    #[error(transparent)]
+    Disk(#[from] disks::Error),
+    #[error("cannot make the cloud-init seed")]
+    Seed(#[from] seed::Error),
+    #[error("cannot set up the guest's network")]
+    Network(#[from] vse_guest_network::Error),
+    #[error("cannot look into the pod")]
+    Pod(#[from] pod_process::Error),
+    #[error("the guest's description is not one engine {engine} takes")]
+    Config { engine: &'static str, source: engine::ConfigError },
+    #[error("cannot open {path}")]
+    Device { path: String, source: std::io::Error },
+    #[error("cannot reach the launcher")]
+    Launcher(#[from] vse_launch::ConnectError),
+    #[error("the launch order was not carried out")]
+    Send(#[from] vse_launch::SendError),
+    #[error("a part of the launch was cut short")]
+    Cancelled(#[from] tokio::task::JoinError),
+}
+
+impl Error {
+    /// Whether trying again can't help: the order itself, or what it refers to, is wrong.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Error::NoImage { .. } | Error::Placement(_) | Error::Mismatch(_) | Error::Config { .. } => true,
+            Error::Image { source, .. } => source.is_in_tree(),
+            Error::Disk(error) => error.is_final(),
+            Error::Seed(error) => error.is_final(),
+            Error::Send(error) => {
+                matches!(error, vse_launch::SendError::Refused(_) | vse_launch::SendError::Invalid(_))
+            }
+            Error::Network(_) | Error::Pod(_) | Error::Device { .. } | Error::Launcher(_) | Error::Cancelled(_) => {
+                false
+            }
+        }
+    }
+}
+
+/// Launches the guest in its pod, whose first process is the waiting launcher.
+pub(super) async fn launch(
+    context: &Context,
+    vm: &MicroVMSpec,
+    name: &str,
+    process: &PodProcess,
+    run: &OwnedFd,
+) -> Result<Launched, Error> {
+    fits(context, vm)?;
+    let cpus = place(context, vm, process)?;
+    let image = system_image(context, vm, process).await?;
+    let disks = all_disks(vm, &image, process)?;
+    let accelerator = match vm.accelerator {
+        Accelerator::Kvm => engine::Accelerator::Kvm(open_device(&context.kvm_device)?),
+        Accelerator::Tcg => engine::Accelerator::Emulation,
+    };
+    let mut network = network::attach(vm, process).await?;
+    let kernel = image.kernel_version.clone();
+    let guest = engine::GuestConfig {
+        name: name.to_owned(),
+        uuid: vm.vse_uid.clone(),
+        runtime_dir: paths::RUN.into(),
+        cpu: topology(vm),
+        memory: engine::Memory { bytes: memory(vm), pages: pages(vm) },
+        boot: engine::Boot {
+            kernel: image.kernel.into(),
+            initramfs: Some(image.initramfs.into()),
+            command_line: command_line(vm),
+        },
+        disks,
+        nics: network.as_mut().map(nic).into_iter().collect(),
+        accelerator,
+    };
+    let command =
+        context.engine.command(&guest).map_err(|source| Error::Config { engine: context.engine.name(), source })?;
+    let prepared = Timestamp::now();
+    send(run, command)?;
+    Ok(Launched { network, cpus, kernel, prepared, engine_started: Timestamp::now() })
+}
+
+/// Whether this host's engine has all the guest needs; the operator chose from what the host had published.
+fn fits(context: &Context, vm: &MicroVMSpec) -> Result<(), Error> {
+    let needs = engine::Needs {
+        engine: Some(vm.engine.clone()),
+        accelerator: match vm.accelerator {
+            Accelerator::Kvm => engine::AcceleratorKind::Kvm,
+            Accelerator::Tcg => engine::AcceleratorKind::Emulation,
+        },
+        vcpus: topology(vm).vcpus(),
+        disks: vm.disks.len() + 2,
+        nics: usize::from(vm.network.is_some()),
+        pages: pages(vm),
+        features: BTreeSet::new(),
+    };
+    let info =
+        engine::EngineInfo { name: context.engine.name().into(), capabilities: context.engine.capabilities().clone() };
+    match engine::choose(&needs, &[info]) {
+        Ok(_) => Ok(()),
+        Err(against) => {
+            let reasons: Vec<String> = against.iter().map(ToString::to_string).collect();
+            Err(Error::Mismatch(reasons.join("; ")))
+        }
+    }
+}
+
+/// Deals the pod's CPUs out to the guest's threads.
+pub(super) fn place(context: &Context, vm: &MicroVMSpec, process: &PodProcess) -> Result<CpuPlacement, Error> {
+    let cpu = &vm.machine.cpu;
+    let request = placement::Request {
+        vcpus: topology(vm).vcpus(),
+        dedicated: cpu.dedicated_cpu_placement.unwrap_or(false),
+        isolate_emulator: cpu.isolate_emulator_thread.unwrap_or(false),
+    };
+    Ok(placement::place(request, &process.allowed_cpus()?, &context.topology)?)
+}
+
+/// Kernel, initramfs and root of the image mounted in the pod, made once for each image on this host.
+async fn system_image(context: &Context, vm: &MicroVMSpec, process: &PodProcess) -> Result<SystemImage, Error> {
+    let reference = vm.boot.image.clone();
+    let no_image = || Error::NoImage { image: reference.clone() };
+    let tree = process.open_in_root(paths::SYSTEM, OFlags::DIRECTORY | OFlags::RDONLY)?;
+    let stat = fstat(&tree).map_err(|_| no_image())?;
+    let mounts = process.mounts()?;
+    let identity = image_identity::image_identity(&image_identity::MountedImage {
+        reference: &reference,
+        mounts: &mounts,
+        mount_point: paths::SYSTEM,
+        root: (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec as i64),
+    })
+    .ok_or_else(no_image)?;
+    let kernel = vm.boot.kernel_path.clone();
+    let (images, init) = (context.images.clone(), context.guest_init.clone());
+    let made = tokio::task::spawn_blocking(move || {
+        let kernel = kernel.as_deref().map(Path::new);
+        let tree = std::os::fd::AsFd::as_fd(&tree);
+        images.prepare(&Key::new(&identity, kernel), &Source { tree, init: &init, kernel })
+    });
+    made.await?.map_err(|source| Error::Image { image: vm.boot.image.clone(), source })
+}
+
+/// The system's own disk first, then the guest's, then the cloud-init seed.
+fn all_disks(vm: &MicroVMSpec, image: &SystemImage, process: &PodProcess) -> Result<Vec<engine::Disk>, Error> {
+    let root = image.root.try_clone().map_err(|source| Error::Device { path: "root.erofs".into(), source })?;
+    let mut all = vec![engine::Disk {
+        serial: "vse-system".into(),
+        source: engine::DiskSource::Fd(root.into()),
+        storage: engine::Storage::File,
+        read_only: true,
+        discard: false,
+        cache: engine::Cache::Shared,
+    }];
+    for disk in &vm.disks {
+        let mut opened = disks::open(process, disk)?;
+        if vm.boot.root_disk.as_ref() == Some(&disk.name) {
+            opened.serial = "vse-root".into();
+        }
+        all.push(opened);
+    }
+    if let Some(cloud_init) = &vm.cloud_init {
+        all.push(seed::disk(vm, cloud_init, process)?);
+    }
+    Ok(all)
+}
+
+fn nic(network: &mut Attached) -> engine::Nic {
+    let taps = match &mut network.tap {
+        Tap::Created(taps) => std::mem::take(taps),
+        // Only an engine holds a tap open, and there is none yet; the engine's own check refuses a card without tap.
+        Tap::InUse => Vec::new(),
+    };
+    engine::Nic { taps, vhosts: Vec::new(), mac: network.mac.0 }
+}
+
+fn topology(vm: &MicroVMSpec) -> engine::CpuTopology {
+    let cpu = &vm.machine.cpu;
+    engine::CpuTopology {
+        sockets: cpu.sockets.unwrap_or(1),
+        cores: cpu.cores.unwrap_or(1),
+        threads: cpu.threads.unwrap_or(1),
+    }
+}
+
+fn memory(vm: &MicroVMSpec) -> u64 {
+    let guest = vm.machine.memory.guest.as_ref();
+    guest.and_then(|guest| quantity::bytes(guest).ok()).unwrap_or(0)
+}
+
+fn pages(vm: &MicroVMSpec) -> engine::PageSize {
+    match vm.machine.memory.hugepages.as_ref().map(|pages| pages.page_size) {
+        None => engine::PageSize::Default,
+        Some(PageSize::TwoMi) => engine::PageSize::Huge2M,
+        Some(PageSize::OneGi) => engine::PageSize::Huge1G,
+    }
+}
+
+/// The serial console, an end instead of a standstill after a panic, where `vse-init` finds the root; then the user's.
+fn command_line(vm: &MicroVMSpec) -> String {
+    let root = match vm.boot.root {
+        Root::Diskless => "vse.root=diskless",
+        Root::Disk => "vse.root=disk",
+    };
+    let mut arguments = vec!["console=ttyS0", "panic=1", root];
+    arguments.extend(vm.boot.kernel_arguments.iter().map(String::as_str));
+    arguments.join(" ")
+}
+
+fn open_device(path: &Path) -> Result<OwnedFd, Error> {
+    std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map(OwnedFd::from)
+        .map_err(|source| Error::Device { path: path.display().to_string(), source })
+}
+
+fn send(run: &OwnedFd, command: engine::Command<'_>) -> Result<(), Error> {
+    let connection = vse_launch::connect_beneath(std::os::fd::AsFd::as_fd(run), paths::LAUNCH_SOCKET)?;
+    let (descriptors, fds): (Vec<Descriptor>, Vec<BorrowedFd<'_>>) = command
+        .descriptors
+        .into_iter()
+        .map(|handed| (Descriptor { name: handed.name, target: handed.target }, handed.fd))
+        .unzip();
+    let order = LaunchOrder {
+        program: command.program,
+        args: command.args,
+        env: BTreeMap::from_iter(command.env),
+        descriptors,
+    };
+    Ok(vse_launch::send(&connection.stream, &order, &fds)?)
+}
+
+/// Name of a guest as engines and logs show it.
+pub(super) fn guest_name(namespace: &str, vm: &MicroVMSpec) -> String {
+    format!("{namespace}/{}", labels::incarnation_name(&vm.vse_name, vm.incarnation))
+}

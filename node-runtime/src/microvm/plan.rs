@@ -1,0 +1,249 @@
+//! What to do next for one guest, from what was observed. Pure: the clock is an input, nothing is remembered.
+//!
+//! ```text
+//!            launcher answers        engine answers          resumed
+//!  (pod) ──► Waiting ────Launch────► Prelaunch ────Boot────► Running ◄──Pause/Resume──► Paused
+//!               │                        │                      │                          │
+//!               └────────────┬───────────┴───── stop ordered ───┴──────────────────────────┘
+//!                            ▼
+//!             PowerButton … Stop (grace over) … Kill        pod ended or gone ──► Release (last, once)
+//! ```
+
+use jiff::{SignedDuration, Timestamp};
+use vse_crds::{ExitReason, MicroVMPhase};
+
+/// The power button is pressed again after this: a guest early in its boot does not see the first press.
+const PRESS_AGAIN: SignedDuration = SignedDuration::from_secs(5);
+/// An engine told to stop has this long before it is killed.
+const STOP_TIMEOUT: SignedDuration = SignedDuration::from_secs(5);
+/// How soon to look again for a launcher or an engine that is starting: nothing tells when its socket appears.
+const STARTING: SignedDuration = SignedDuration::from_millis(100);
+/// How soon to look again while kubelet has not started the container.
+const NOT_STARTED: SignedDuration = SignedDuration::from_millis(500);
+
+/// What is asked of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// vCPUs run.
+    Run,
+    /// vCPUs stand still.
+    Pause,
+    /// The guest ends, in order until the deadline.
+    Stop {
+        /// Who asks.
+        cause: StopCause,
+        /// From then on without asking the guest.
+        deadline: Timestamp,
+    },
+}
+
+/// Who asks for the end of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopCause {
+    /// The operator.
+    Order,
+    /// Somebody deleted the pod underneath.
+    PodDeleted,
+}
+
+/// The VM pod, as the API server has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pod {
+    /// There is none with this UID.
+    Absent,
+    /// Its container has not started.
+    Starting,
+    /// Its container runs.
+    Running,
+    /// Its container ended.
+    Ended {
+        /// Exit code, 128 + n for signal n.
+        code: i32,
+    },
+}
+
+/// Who answers in the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inside {
+    /// Nobody (yet, or any more).
+    Nobody,
+    /// The launcher, waiting for its order.
+    Launcher,
+    /// The engine, its guest not started.
+    Prelaunch,
+    /// The engine, its guest running.
+    Running,
+    /// The engine, its guest paused.
+    Paused,
+    /// The engine, its guest ended.
+    Ended,
+}
+
+/// What the engine said about the guest's end before it went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastWords {
+    /// The guest powered itself off.
+    GuestShutdown,
+    /// The guest's kernel panicked.
+    GuestPanic,
+}
+
+/// A launch that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchFailure {
+    /// Trying again can't help.
+    pub is_final: bool,
+    /// What, where, what would help.
+    pub message: String,
+    /// When to try again.
+    pub retry_at: Timestamp,
+}
+
+/// Everything the decision depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// What is asked of the guest.
+    pub wanted: Wanted,
+    /// The VM pod.
+    pub pod: Pod,
+    /// Who answers in it.
+    pub inside: Inside,
+    /// What the engine said last.
+    pub last_words: Option<LastWords>,
+    /// The latest failed launch, if nothing was launched since.
+    pub launch_failure: Option<LaunchFailure>,
+    /// When the power button was pressed last.
+    pub pressed_at: Option<Timestamp>,
+    /// The end was reported already.
+    pub released: bool,
+    /// The clock.
+    pub now: Timestamp,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make everything ready and turn the launcher into the engine.
+    Launch,
+    /// Pin the engine's threads and let the guest run its first instruction.
+    Boot,
+    /// Let the vCPUs run.
+    Resume,
+    /// Stop the vCPUs.
+    Pause,
+    /// Ask the guest to shut down.
+    PowerButton,
+    /// End the engine.
+    Stop,
+    /// Kill the engine's process.
+    Kill,
+    /// Give back what the host still holds and report the end.
+    Release(ExitReason, String),
+}
+
+/// What to do now, and when to look again if nothing happens before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The one next step; none when there is nothing to do but wait.
+    pub action: Option<Action>,
+    /// Look again then at the latest.
+    pub wake_at: Option<Timestamp>,
+    /// Where the guest is.
+    pub phase: MicroVMPhase,
+}
+
+impl Plan {
+    fn act(phase: MicroVMPhase, action: Action) -> Self {
+        Self { action: Some(action), wake_at: None, phase }
+    }
+
+    fn wait(phase: MicroVMPhase, wake_at: Option<Timestamp>) -> Self {
+        Self { action: None, wake_at, phase }
+    }
+}
+
+/// The next step.
+pub fn plan(seen: &Observed) -> Plan {
+    if seen.released {
+        return Plan::wait(MicroVMPhase::Released, None);
+    }
+    if let Some((reason, message)) = ended(seen) {
+        return Plan::act(MicroVMPhase::Released, Action::Release(reason, message));
+    }
+    match seen.wanted {
+        Wanted::Stop { cause, deadline } => stop(seen, cause, deadline),
+        Wanted::Run | Wanted::Pause => go(seen),
+    }
+}
+
+/// How the guest ended, once its process is known to be gone.
+fn ended(seen: &Observed) -> Option<(ExitReason, String)> {
+    let code = match seen.pod {
+        Pod::Ended { code } => Some(code),
+        Pod::Absent => None,
+        Pod::Starting | Pod::Running => return None,
+    };
+    Some(match (seen.last_words, seen.wanted, code) {
+        (Some(LastWords::GuestPanic), ..) => (ExitReason::GuestPanic, "the guest's kernel panicked".into()),
+        (_, Wanted::Stop { cause: StopCause::Order, .. }, _) => (ExitReason::Stopped, String::new()),
+        (_, Wanted::Stop { cause: StopCause::PodDeleted, .. }, _) | (_, _, None) => {
+            (ExitReason::PodGone, "the pod was deleted".into())
+        }
+        (Some(LastWords::GuestShutdown), ..) | (None, _, Some(0)) => {
+            (ExitReason::GuestShutdown, "the guest powered itself off".into())
+        }
+        (None, _, Some(code)) => (ExitReason::EngineFailed, format!("the engine ended with exit code {code}")),
+    })
+}
+
+fn stop(seen: &Observed, cause: StopCause, deadline: Timestamp) -> Plan {
+    let phase = MicroVMPhase::Stopping;
+    match seen.inside {
+        // Nothing runs, and nothing will: only this runtime gives launch orders.
+        Inside::Launcher => Plan::act(phase, release_unstarted(cause)),
+        Inside::Nobody if seen.pod == Pod::Starting => Plan::act(phase, release_unstarted(cause)),
+        // An engine is starting, or ending.
+        Inside::Nobody => Plan::wait(phase, Some(seen.now + STARTING)),
+        _ if seen.now >= deadline + STOP_TIMEOUT => Plan::act(phase, Action::Kill),
+        Inside::Prelaunch | Inside::Ended => Plan::act(phase, Action::Stop),
+        Inside::Running | Inside::Paused if seen.now >= deadline => Plan::act(phase, Action::Stop),
+        Inside::Paused => Plan::act(phase, Action::Resume),
+        Inside::Running => match seen.pressed_at.map(|pressed| pressed + PRESS_AGAIN) {
+            Some(again) if seen.now < again => Plan::wait(phase, Some(again.min(deadline))),
+            _ => Plan::act(phase, Action::PowerButton),
+        },
+    }
+}
+
+fn release_unstarted(cause: StopCause) -> Action {
+    match cause {
+        StopCause::Order => Action::Release(ExitReason::Stopped, "stopped before it was started".into()),
+        StopCause::PodDeleted => Action::Release(ExitReason::PodGone, "the pod was deleted".into()),
+    }
+}
+
+fn go(seen: &Observed) -> Plan {
+    let pause = seen.wanted == Wanted::Pause;
+    match seen.inside {
+        Inside::Nobody if seen.pod == Pod::Running => Plan::wait(MicroVMPhase::Preparing, Some(seen.now + STARTING)),
+        Inside::Nobody => Plan::wait(MicroVMPhase::Preparing, Some(seen.now + NOT_STARTED)),
+        Inside::Launcher => match &seen.launch_failure {
+            Some(failure) if failure.is_final => {
+                Plan::act(MicroVMPhase::Preparing, Action::Release(ExitReason::LaunchFailed, failure.message.clone()))
+            }
+            Some(failure) if seen.now < failure.retry_at => Plan::wait(MicroVMPhase::Preparing, Some(failure.retry_at)),
+            _ => Plan::act(MicroVMPhase::Preparing, Action::Launch),
+        },
+        Inside::Prelaunch if pause => Plan::wait(MicroVMPhase::Paused, None),
+        Inside::Prelaunch => Plan::act(MicroVMPhase::Preparing, Action::Boot),
+        Inside::Running if pause => Plan::act(MicroVMPhase::Running, Action::Pause),
+        Inside::Running => Plan::wait(MicroVMPhase::Running, None),
+        Inside::Paused if pause => Plan::wait(MicroVMPhase::Paused, None),
+        Inside::Paused => Plan::act(MicroVMPhase::Paused, Action::Resume),
+        Inside::Ended => Plan::act(MicroVMPhase::Running, Action::Stop),
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

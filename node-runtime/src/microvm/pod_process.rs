@@ -1,0 +1,149 @@
+//! The process in a VM pod, seen from the host: launcher first, then the engine.
+//!
+//! Everything is read through a pidfd's process: after each look at /proc/PID the pidfd tells whether PID was still
+//! that process. The pod's file system is untrusted: nothing is followed out of it.
+
+use crate::cpu_list::{CpuList, InvalidCpuList};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// A process of a VM pod.
+#[derive(Debug)]
+pub struct PodProcess {
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+/// What could not be learnt of the process.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It ended.
+    #[error("the pod's process {0} has ended")]
+    Gone(i32),
+    /// It belongs to another pod: somebody put a foreign socket into this pod's directory.
+    #[error("process {pid} behind the pod's socket is not of pod {pod_uid}")]
+    Foreign {
+        /// The process.
+        pid: i32,
+        /// The pod it should be of.
+        pod_uid: String,
+    },
+    /// /proc or the pod's file system.
+    #[error("{what} of the pod's process {pid}")]
+    Io {
+        /// What was looked at.
+        what: String,
+        /// The process.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel's CPU list.
+    #[error(transparent)]
+    CpuList(#[from] InvalidCpuList),
+}
+
+impl PodProcess {
+    /// Takes hold of a process, given by the kernel as the peer of a socket in the pod's directory, and checks by its
+    /// cgroup that it is of that pod.
+    pub fn open(pid: i32, pod_uid: &str) -> Result<Self, Error> {
+        let known = (pid > 0).then(|| Pid::from_raw(pid)).flatten().ok_or(Error::Gone(pid))?;
+        let pidfd = pidfd_open(known, PidfdFlags::empty()).map_err(|_| Error::Gone(pid))?;
+        let process = Self { pid: known, pidfd };
+        let cgroup = process.read("cgroup")?;
+        // `…/pod<uid>/…` with kubelet's cgroupfs driver, `…-pod<uid with _>.slice/…` with its systemd driver.
+        if cgroup.contains(&format!("pod{pod_uid}")) || cgroup.contains(&format!("pod{}", pod_uid.replace('-', "_"))) {
+            Ok(process)
+        } else {
+            Err(Error::Foreign { pid, pod_uid: pod_uid.into() })
+        }
+    }
+
+    /// Its number, for messages.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_pid()
+    }
+
+    fn io(&self, what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+        let (what, pid) = (what.into(), self.pid());
+        move |source| Error::Io { what, pid, source }
+    }
+
+    /// Whether it still runs (a zombie does not).
+    pub fn alive(&self) -> bool {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(poll(&mut fds, Some(&now)), Ok(0))
+    }
+
+    fn checked<T>(&self, what: &str, value: io::Result<T>) -> Result<T, Error> {
+        if !self.alive() {
+            return Err(Error::Gone(self.pid()));
+        }
+        value.map_err(self.io(format!("cannot read {what}")))
+    }
+
+    fn read(&self, file: &str) -> Result<String, Error> {
+        self.checked(file, fs::read_to_string(format!("/proc/{}/{file}", self.pid())))
+    }
+
+    /// The root directory of its mount namespace.
+    pub fn root(&self) -> Result<OwnedFd, Error> {
+        let root = File::open(format!("/proc/{}/root", self.pid()));
+        self.checked("root", root).map(Into::into)
+    }
+
+    /// Its network namespace.
+    pub fn network_namespace(&self) -> Result<OwnedFd, Error> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.pid()));
+        self.checked("ns/net", namespace).map(Into::into)
+    }
+
+    /// The CPUs it may run on: the pod's effective cpuset.
+    pub fn allowed_cpus(&self) -> Result<CpuList, Error> {
+        let status = self.read("status")?;
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
+        Ok(CpuList::parse(list)?)
+    }
+
+    /// Its mount table (proc_pid_mountinfo(5)).
+    pub fn mounts(&self) -> Result<String, Error> {
+        self.read("mountinfo")
+    }
+
+    /// Opens a path of the pod's file system. Symbolic links are followed as the pod would, never out of its root.
+    pub fn open_in_root(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Error> {
+        let root = self.root()?;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+            .map_err(|errno| self.io(format!("cannot open {path}"))(errno.into()))
+    }
+
+    /// Kills it.
+    pub fn kill(&self) -> Result<(), Error> {
+        pidfd_send_signal(&self.pidfd, Signal::KILL).map_err(|errno| self.io("cannot kill")(errno.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_of_no_pod_is_foreign() {
+        let own = std::process::id() as i32;
+        let error = PodProcess::open(own, "0ddba11-0000").unwrap_err();
+        assert!(matches!(error, Error::Foreign { .. }), "{error}");
+    }
+
+    #[test]
+    fn nonsense_is_gone() {
+        for pid in [0, -1, i32::MAX] {
+            assert!(matches!(PodProcess::open(pid, "x"), Err(Error::Gone(_))));
+        }
+    }
+}

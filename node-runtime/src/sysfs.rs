@@ -1,0 +1,90 @@
+//! Reading small files of /sys and /proc below a root that tests can replace.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Longest file read here; sysfs attributes are at most a page, /proc/cpuinfo of a large host some hundred KiB.
+const MAX_FILE: u64 = 4 << 20;
+
+/// A file that could not be read, or says something unexpected.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Says something unexpected.
+    #[error("{} holds {text:?}, not {expected}", path.display())]
+    Unexpected {
+        /// The file.
+        path: PathBuf,
+        /// What it says, shortened.
+        text: String,
+        /// What it should.
+        expected: &'static str,
+    },
+}
+
+/// A directory tree shaped as the root file system: `proc/…`, `sys/…`.
+#[derive(Clone, Debug)]
+pub struct Root(PathBuf);
+
+impl Root {
+    /// The tree below that directory; `/` for the host itself.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.0.join(file.trim_start_matches('/'))
+    }
+
+    /// The file's text without surrounding white space.
+    pub fn text(&self, file: &str) -> Result<String, Error> {
+        let path = self.path(file);
+        read(&path).map_err(|source| Error::Read { path, source })
+    }
+
+    /// The file's text, or nothing when there is no such file (or the attribute has no value here).
+    pub fn optional(&self, file: &str) -> Option<String> {
+        read(&self.path(file)).ok().filter(|text| !text.is_empty())
+    }
+
+    /// The file's text as a value.
+    pub fn parse<T: FromStr>(&self, file: &str, expected: &'static str) -> Result<T, Error> {
+        let text = self.text(file)?;
+        text.parse().map_err(|_| Error::Unexpected {
+            path: self.path(file),
+            text: text.chars().take(80).collect(),
+            expected,
+        })
+    }
+
+    /// Names in a directory, sorted; none when there is no such directory.
+    pub fn names(&self, directory: &str) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.path(directory))
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Last component of what a symbolic link points to, as sysfs names drivers and IOMMU groups.
+    pub fn link_name(&self, link: &str) -> Option<String> {
+        fs::read_link(self.path(link)).ok()?.file_name()?.to_str().map(str::to_owned)
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(text.trim().to_owned())
+}
