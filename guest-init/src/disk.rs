@@ -1,8 +1,9 @@
 //! The root of a guest with a root disk: an ext4 file system, filled from the system image at first boot.
 //!
 //! ```text
-//! blank ──mark──► marked ──mkfs──► label vse-filling ──copy, sync, label──► label vse-root
-//!                   ▲ a crash in any of these: started anew ▲                (as before, from now on)
+//! blank ─mark─► marked ─mkfs─► label vse-filling ─copy, unmount─► label vse-root
+//!               └──── cut short in one of these: ────┘
+//!                            started anew
 //! ```
 //!
 //! Nothing else is ever overwritten: a disk that holds other data is refused.
@@ -60,22 +61,14 @@ fn examine(disk: &Path) -> Result<Holds> {
     let file = File::open(disk).at("open", disk)?;
     let bytes = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).at("examine", disk)?;
     if bytes < LEAST_BYTES {
-        return Err(Error::SmallDisk {
-            path: disk.to_owned(),
-            bytes,
-            least: LEAST_BYTES,
-        });
+        return Err(Error::SmallDisk { path: disk.to_owned(), bytes, least: LEAST_BYTES });
     }
     let read = |offset, length| -> Result<Vec<u8>> {
         let mut buffer = vec![0; length];
         file.read_exact_at(&mut buffer, offset).at("read", disk)?;
         Ok(buffer)
     };
-    Ok(classify(
-        &read(0, HEAD)?,
-        &read(MARK_OFFSET, MARK.len())?,
-        &read(bytes - TAIL as u64, TAIL)?,
-    ))
+    Ok(classify(&read(0, HEAD)?, &read(MARK_OFFSET, MARK.len())?, &read(bytes - TAIL as u64, TAIL)?))
 }
 
 /// Judges a disk by its first [`HEAD`] bytes, those at [`MARK_OFFSET`], and its last.
@@ -86,15 +79,8 @@ fn classify(head: &[u8], mark: &[u8], tail: &[u8]) -> Holds {
     let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
 
     if head[MAGIC] == [0x53, 0xef] {
-        let label = head[LABEL]
-            .split(|&byte| byte == 0)
-            .next()
-            .unwrap_or_default();
-        if label == FILLING.as_bytes() {
-            Holds::Unfinished
-        } else {
-            Holds::FileSystem
-        }
+        let label = head[LABEL].split(|&byte| byte == 0).next().unwrap_or_default();
+        if label == FILLING.as_bytes() { Holds::Unfinished } else { Holds::FileSystem }
     } else if mark == MARK {
         Holds::Unfinished
     } else if is_zero(head) && is_zero(tail) {
@@ -112,14 +98,13 @@ fn make(system: &str, disk: &Path, root: &str) -> Result<()> {
     rustix::mount::mount_bind("/dev", devices.as_str()).at("show the devices in", &devices)?;
 
     let begin = Instant::now();
-    say(&format!(
-        "filling the root disk {} from the system image",
-        disk.display()
-    ));
-    write_mark(disk).at("write to", disk)?;
+    say(&format!("filling the root disk {} from the system image", disk.display()));
+    write_mark(disk, MARK).at("write to", disk)?;
     // Discarding would take the mark away. The block size puts block groups where the mark expects them.
     let options = ["-q", "-F", "-b", "4096", "-E", "nodiscard", "-L", FILLING];
     mkfs.run(options.iter().map(Path::new).chain([disk]))?;
+    // The label says it from here on. A mark that stayed would make a root disk that is damaged later look unfinished.
+    write_mark(disk, &[0; MARK.len()]).at("write to", disk)?;
 
     mounts::mount("ext4", disk, root, MountFlags::empty(), "")?;
     // The devices must not be copied, and the image is mounted again rather than shown without them.
@@ -130,21 +115,16 @@ fn make(system: &str, disk: &Path, root: &str) -> Result<()> {
     rustix::mount::mount_bind("/dev", devices.as_str()).at("show the devices in", &devices)?;
     tune2fs.run([Path::new("-L"), Path::new(FILLED), disk])?;
     mounts::unmount(&devices)?;
-    File::open(disk)
-        .and_then(|disk| disk.sync_all())
-        .at("write to", disk)?;
-    say(&format!(
-        "filled: {} files, {} MiB in {} s",
-        copied.files,
-        copied.bytes >> 20,
-        begin.elapsed().as_secs()
-    ));
+    File::open(disk).and_then(|disk| disk.sync_all()).at("write to", disk)?;
+    say(&format!("filled: {} files, {} MiB in {} s", copied.files, copied.bytes >> 20, begin.elapsed().as_secs()));
     Ok(())
 }
 
-fn write_mark(disk: &Path) -> io::Result<()> {
+fn write_mark(disk: &Path, mark: &[u8]) -> io::Result<()> {
     let disk = File::options().write(true).open(disk)?;
-    disk.write_all_at(MARK, MARK_OFFSET)?;
+    // What mkfs wrote must be on the disk before the mark goes, and the mark before what mkfs writes.
+    disk.sync_all()?;
+    disk.write_all_at(mark, MARK_OFFSET)?;
     disk.sync_all()
 }
 
@@ -168,11 +148,7 @@ mod tests {
         for position in [0, 510, 65_600, HEAD - 1] {
             let mut head = BLANK.to_vec();
             head[position] = 1;
-            assert_eq!(
-                classify(&head, &NO_MARK, &BLANK[..TAIL]),
-                Holds::OtherData,
-                "byte {position}"
-            );
+            assert_eq!(classify(&head, &NO_MARK, &BLANK[..TAIL]), Holds::OtherData, "byte {position}");
         }
         let mut tail = BLANK[..TAIL].to_vec();
         tail[TAIL - 512] = b'E'; // the second copy of a GPT
@@ -184,21 +160,14 @@ mod tests {
         let mut head = BLANK.to_vec();
         head[5000] = 1;
         assert_eq!(classify(&head, MARK, &BLANK[..TAIL]), Holds::Unfinished);
-        assert_eq!(
-            classify(&ext4(FILLING), &NO_MARK, &BLANK[..TAIL]),
-            Holds::Unfinished
-        );
+        assert_eq!(classify(&ext4(FILLING), &NO_MARK, &BLANK[..TAIL]), Holds::Unfinished);
     }
 
     #[test]
     fn a_file_system_is_kept_whatever_its_label() {
         for label in [FILLED, "", "mine", "vse-filling-not"] {
             // The mark may have survived in a block that was never used.
-            assert_eq!(
-                classify(&ext4(label), MARK, &BLANK[..TAIL]),
-                Holds::FileSystem,
-                "{label}"
-            );
+            assert_eq!(classify(&ext4(label), MARK, &BLANK[..TAIL]), Holds::FileSystem, "{label}");
         }
     }
 }

@@ -25,22 +25,11 @@ pub(crate) fn wait_for(serial: &'static str) -> Result<PathBuf> {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            let found: Vec<String> = disks
-                .iter()
-                .map(|(name, serial)| format!("{name} ({serial:?})"))
-                .collect();
-            return Err(Error::NoDisk {
-                serial,
-                seconds: PATIENCE.as_secs(),
-                found: found.join(", "),
-            });
+            let found: Vec<String> = disks.iter().map(|(name, serial)| format!("{name} ({serial:?})")).collect();
+            return Err(Error::NoDisk { serial, seconds: PATIENCE.as_secs(), found: found.join(", ") });
         }
-        let timeout = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        rustix::event::poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&timeout))
-            .at("watch", "/dev")?;
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        rustix::event::poll(&mut [PollFd::new(&watch, PollFlags::IN)], Some(&timeout)).at("watch", "/dev")?;
         drain(&watch);
     }
 }
@@ -57,10 +46,7 @@ fn list(directory: &Path) -> Result<Vec<(String, String)>> {
     for entry in fs::read_dir(directory).at("list", directory)? {
         let entry = entry.at("list", directory)?;
         if let Ok(serial) = fs::read_to_string(entry.path().join("serial")) {
-            disks.push((
-                entry.file_name().to_string_lossy().into_owned(),
-                serial.trim().to_owned(),
-            ));
+            disks.push((entry.file_name().to_string_lossy().into_owned(), serial.trim().to_owned()));
         }
     }
     disks.sort();
@@ -79,8 +65,7 @@ mod tests {
             fs::create_dir_all(sys.path().join(name)).unwrap();
             fs::write(sys.path().join(name).join("serial"), serial).unwrap();
         }
-        let expected =
-            [("vda", "vse-system"), ("vdb", "vse-root")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        let expected = [("vda", "vse-system"), ("vdb", "vse-root")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         assert_eq!(list(sys.path()).unwrap(), expected);
     }
 }

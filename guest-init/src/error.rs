@@ -9,44 +9,21 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot {action} {}", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot mount {fs} on {}; is the module {fs} part of the image's kernel?", path.display())]
-    Mount {
-        fs: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Mount { fs: &'static str, path: PathBuf, source: io::Error },
     #[error("vse.root={0:?} is not known: use diskless or disk")]
     UnknownRoot(String),
-    #[error(
-        "no disk with the serial number {serial:?} appeared within {seconds} s; there are: {found}"
-    )]
-    NoDisk {
-        serial: &'static str,
-        seconds: u64,
-        found: String,
-    },
-    #[error(
-        "the system image has no {program}, which a root disk needs: install {package} in the image"
-    )]
-    NoProgram {
-        program: &'static str,
-        package: &'static str,
-    },
+    #[error("no disk with the serial number {serial:?} appeared within {seconds} s; there are: {found}")]
+    NoDisk { serial: &'static str, seconds: u64, found: String },
+    #[error("the system image has no {program}, which a root disk needs: install {package} in the image")]
+    NoProgram { program: &'static str, package: &'static str },
     #[error("{program} failed ({status}); its own message is above")]
     Program { program: String, status: String },
     #[error("the root disk {} holds data but no ext4 file system, and is left as it is: use an empty volume, or wipe it", .0.display())]
     ForeignDisk(PathBuf),
     #[error("the root disk {} has {bytes} bytes, too few for a root file system: {least} at least", path.display())]
-    SmallDisk {
-        path: PathBuf,
-        bytes: u64,
-        least: u64,
-    },
+    SmallDisk { path: PathBuf, bytes: u64, least: u64 },
     #[error("the root file system has no program {}: set vse.init= to the path of the image's init", .0.display())]
     NoInit(PathBuf),
     #[error("the file system at / is not an initramfs, and is left as it is")]
@@ -73,10 +50,6 @@ pub(crate) trait At<T> {
 
 impl<T, E: Into<io::Error>> At<T> for std::result::Result<T, E> {
     fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T> {
-        self.map_err(|source| Error::Io {
-            action,
-            path: path.as_ref().to_owned(),
-            source: source.into(),
-        })
+        self.map_err(|source| Error::Io { action, path: path.as_ref().to_owned(), source: source.into() })
     }
 }

@@ -20,11 +20,7 @@ pub(crate) struct Copied {
 
 /// Copies what lies in `from` into the directory `to`, and `from`'s own attributes to `to`.
 pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<Copied> {
-    let mut copier = Copier {
-        copied: Copied::default(),
-        linked: HashMap::new(),
-        buffer: vec![0; 256 << 10],
-    };
+    let mut copier = Copier { copied: Copied::default(), linked: HashMap::new(), buffer: vec![0; 256 << 10] };
     copier.directory(from, to)?;
     Ok(copier.copied)
 }
@@ -74,8 +70,7 @@ impl Copier {
                 () if kind.is_fifo() => FileType::Fifo,
                 () => FileType::Socket,
             };
-            rustix::fs::mknodat(CWD, to, kind, Mode::empty(), metadata.rdev())
-                .at("make the node", to)?;
+            rustix::fs::mknodat(CWD, to, kind, Mode::empty(), metadata.rdev()).at("make the node", to)?;
         }
         attributes(from, to, &metadata)
     }
@@ -101,26 +96,16 @@ fn copy_content(from: &Path, to: &Path, size: u64, buffer: &mut [u8]) -> io::Res
 
 /// Gives `to` the owner, mode, extended attributes and times of `from`.
 fn attributes(from: &Path, to: &Path, metadata: &Metadata) -> Result<()> {
-    let owner = (
-        Some(Uid::from_raw(metadata.uid())),
-        Some(Gid::from_raw(metadata.gid())),
-    );
-    rustix::fs::chownat(CWD, to, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
-        .at("set the owner of", to)?;
+    let owner = (Some(Uid::from_raw(metadata.uid())), Some(Gid::from_raw(metadata.gid())));
+    rustix::fs::chownat(CWD, to, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW).at("set the owner of", to)?;
     // After the owner: to change that clears the set-user-ID bit and file capabilities.
     if !metadata.is_symlink() {
         let mode = Mode::from_raw_mode(metadata.mode());
         rustix::fs::chmodat(CWD, to, mode, AtFlags::empty()).at("set the mode of", to)?;
     }
     extended_attributes(from, to).at("copy the extended attributes of", from)?;
-    let modified = Timespec {
-        tv_sec: metadata.mtime(),
-        tv_nsec: metadata.mtime_nsec(),
-    };
-    let times = Timestamps {
-        last_access: modified,
-        last_modification: modified,
-    };
+    let modified = Timespec { tv_sec: metadata.mtime(), tv_nsec: metadata.mtime_nsec() };
+    let times = Timestamps { last_access: modified, last_modification: modified };
     rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the times of", to)
 }
 
@@ -131,10 +116,7 @@ fn extended_attributes(from: &Path, to: &Path) -> rustix::io::Result<()> {
     }
     let mut list = vec![0; size];
     rustix::fs::llistxattr(from, &mut list[..])?;
-    for name in list
-        .split(|&byte| byte == 0)
-        .filter(|name| !name.is_empty())
-    {
+    for name in list.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
         let mut value = vec![0; rustix::fs::lgetxattr_query(from, name)?];
         rustix::fs::lgetxattr(from, name, &mut value[..])?;
         rustix::fs::lsetxattr(to, name, &value, XattrFlags::empty())?;

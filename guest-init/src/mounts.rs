@@ -26,23 +26,13 @@ pub(crate) fn system(disk: &Path, on: &str) -> Result<()> {
 }
 
 /// Mounts, making the mount point.
-pub(crate) fn mount(
-    fs: &'static str,
-    source: impl AsRef<Path>,
-    on: &str,
-    flags: MountFlags,
-    data: &str,
-) -> Result<()> {
+pub(crate) fn mount(fs: &'static str, source: impl AsRef<Path>, on: &str, flags: MountFlags, data: &str) -> Result<()> {
     fs::create_dir_all(on).at("make the directory", on)?;
-    let data = CString::new(data)
-        .map_err(std::io::Error::from)
-        .at("mount", on)?;
-    rustix::mount::mount(source.as_ref(), on, fs, flags, Some(data.as_c_str())).map_err(|source| {
-        Error::Mount {
-            fs,
-            path: on.into(),
-            source: source.into(),
-        }
+    let data = CString::new(data).map_err(std::io::Error::from).at("mount", on)?;
+    rustix::mount::mount(source.as_ref(), on, fs, flags, Some(data.as_c_str())).map_err(|source| Error::Mount {
+        fs,
+        path: on.into(),
+        source: source.into(),
     })
 }
 

@@ -12,13 +12,7 @@ const RAM: &str = "/overlay";
 /// Mounts the overlay of `system` and a tmpfs on `root`.
 pub(crate) fn mount(system: &str, root: &str, size: Option<&str>) -> Result<()> {
     let size = size.map(|size| format!(",size={size}")).unwrap_or_default();
-    mounts::mount(
-        "tmpfs",
-        "overlay",
-        RAM,
-        MountFlags::empty(),
-        &format!("mode=0755{size}"),
-    )?;
+    mounts::mount("tmpfs", "overlay", RAM, MountFlags::empty(), &format!("mode=0755{size}"))?;
     let (upper, work) = (format!("{RAM}/upper"), format!("{RAM}/work"));
     for directory in [&upper, &work] {
         fs::create_dir(directory).at("make the directory", directory)?;

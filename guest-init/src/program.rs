@@ -23,13 +23,8 @@ pub(crate) struct Program {
 /// Looks a program up in the usual directories of `root`.
 pub(crate) fn find(root: &str, program: &'static str, package: &'static str) -> Result<Program> {
     let root = PathBuf::from(root);
-    let paths = DIRECTORIES
-        .iter()
-        .map(|directory| Path::new(directory).join(program));
-    let path = paths
-        .into_iter()
-        .find(|path| exists(&root, path))
-        .ok_or(Error::NoProgram { program, package })?;
+    let paths = DIRECTORIES.iter().map(|directory| Path::new(directory).join(program));
+    let path = paths.into_iter().find(|path| exists(&root, path)).ok_or(Error::NoProgram { program, package })?;
     Ok(Program { root, path })
 }
 
@@ -44,23 +39,13 @@ pub(crate) fn exists(root: &Path, path: &Path) -> bool {
 
 impl Program {
     /// Runs it with its root as root directory, and waits for it.
-    pub(crate) fn run<S: AsRef<OsStr>>(
-        &self,
-        arguments: impl IntoIterator<Item = S>,
-    ) -> Result<()> {
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<()> {
         let mut command = Command::new("/proc/self/exe");
-        command
-            .arg(ENTER)
-            .arg(&self.root)
-            .arg(&self.path)
-            .args(arguments);
+        command.arg(ENTER).arg(&self.root).arg(&self.path).args(arguments);
         let status = command.status().at("execute", &self.path)?;
         match status.success() {
             true => Ok(()),
-            false => Err(Error::Program {
-                program: self.path.display().to_string(),
-                status: status.to_string(),
-            }),
+            false => Err(Error::Program { program: self.path.display().to_string(), status: status.to_string() }),
         }
     }
 }
@@ -73,16 +58,9 @@ pub(crate) fn entered() -> Option<ExitCode> {
     }
     let (root, program) = (PathBuf::from(arguments.next()?), arguments.next()?);
     let error = match rustix::process::chroot(&root).and_then(|()| rustix::process::chdir("/")) {
-        Ok(()) => Command::new(&program)
-            .args(arguments)
-            .env("PATH", DIRECTORIES.join(":"))
-            .exec(),
+        Ok(()) => Command::new(&program).args(arguments).env("PATH", DIRECTORIES.join(":")).exec(),
         Err(error) => error.into(),
     };
-    say(&format!(
-        "error: cannot execute {} in {}: {error}",
-        program.display(),
-        root.display()
-    ));
+    say(&format!("error: cannot execute {} in {}: {error}", program.display(), root.display()));
     Some(ExitCode::FAILURE)
 }

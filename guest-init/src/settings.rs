@@ -31,11 +31,7 @@ impl Settings {
 
 /// The last of several values counts, as with the kernel's own parameters; what follows `--` is for init.
 fn parse(command_line: &str) -> Result<Settings> {
-    let mut settings = Settings {
-        root: Root::Diskless,
-        init: PathBuf::from("/sbin/init"),
-        overlay_size: None,
-    };
+    let mut settings = Settings { root: Root::Diskless, init: PathBuf::from("/sbin/init"), overlay_size: None };
     for word in words(command_line) {
         match word.split_once('=') {
             None if word == "--" => break,
@@ -72,43 +68,24 @@ mod tests {
     #[test]
     fn defaults_when_nothing_is_said() {
         let settings = parse("console=ttyS0 quiet\n").unwrap();
-        assert_eq!(
-            settings,
-            Settings {
-                root: Root::Diskless,
-                init: "/sbin/init".into(),
-                overlay_size: None
-            }
-        );
+        assert_eq!(settings, Settings { root: Root::Diskless, init: "/sbin/init".into(), overlay_size: None });
     }
 
     #[test]
     fn everything_said() {
-        let settings =
-            parse("vse.root=disk vse.init=\"/my init\" vse.overlay_size=50% -- vse.init=/other")
-                .unwrap();
-        let expected = Settings {
-            root: Root::Disk,
-            init: "/my init".into(),
-            overlay_size: Some("50%".into()),
-        };
+        let settings = parse("vse.root=disk vse.init=\"/my init\" vse.overlay_size=50% -- vse.init=/other").unwrap();
+        let expected = Settings { root: Root::Disk, init: "/my init".into(), overlay_size: Some("50%".into()) };
         assert_eq!(settings, expected);
     }
 
     #[test]
     fn the_last_value_counts() {
-        assert_eq!(
-            parse("vse.root=disk vse.root=diskless").unwrap().root,
-            Root::Diskless
-        );
+        assert_eq!(parse("vse.root=disk vse.root=diskless").unwrap().root, Root::Diskless);
     }
 
     #[test]
     fn an_unknown_root_is_refused_with_the_choices() {
         let message = parse("vse.root=nfs").unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "vse.root=\"nfs\" is not known: use diskless or disk"
-        );
+        assert_eq!(message, "vse.root=\"nfs\" is not known: use diskless or disk");
     }
 }
