@@ -92,10 +92,7 @@ impl Agent {
     #[must_use]
     pub fn new(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
-        Self {
-            lines: Lines::new(BufReader::new(read), LINE_BYTES),
-            write,
-        }
+        Self { lines: Lines::new(BufReader::new(read), LINE_BYTES), write }
     }
 
     /// The guest's network interfaces, without loopback.
@@ -103,9 +100,7 @@ impl Agent {
     /// # Errors
     /// See [`AgentError`].
     pub async fn interfaces(&mut self) -> Result<Vec<Interface>, AgentError> {
-        Ok(interfaces(
-            &self.ask("guest-network-get-interfaces", json!({})).await?,
-        ))
+        Ok(interfaces(&self.ask("guest-network-get-interfaces", json!({})).await?))
     }
 
     /// The guest's operating system.
@@ -128,8 +123,7 @@ impl Agent {
     /// See [`AgentError`].
     pub async fn host_name(&mut self) -> Result<String, AgentError> {
         let answer = self.ask("guest-get-host-name", json!({})).await?;
-        text(&answer["host-name"])
-            .ok_or_else(|| AgentError::Protocol("a host name without text".into()))
+        text(&answer["host-name"]).ok_or_else(|| AgentError::Protocol("a host name without text".into()))
     }
 
     /// Asks the guest to power itself off. There is no answer when it does.
@@ -142,9 +136,7 @@ impl Agent {
             self.synchronise().await?;
             self.send(&[], REQUEST, json!({"mode": "powerdown"})).await
         };
-        timeout(TIMEOUT, exchange)
-            .await
-            .map_err(|_| AgentError::Late(REQUEST))?
+        timeout(TIMEOUT, exchange).await.map_err(|_| AgentError::Late(REQUEST))?
     }
 
     async fn ask(&mut self, request: &'static str, arguments: Value) -> Result<Value, AgentError> {
@@ -153,29 +145,21 @@ impl Agent {
             self.send(&[], request, arguments).await?;
             let mut answer = self.lines.next_json().await?.ok_or(AgentError::Closed)?;
             match answer.get("error") {
-                None => Ok(answer
-                    .get_mut("return")
-                    .map(Value::take)
-                    .unwrap_or_default()),
+                None => Ok(answer.get_mut("return").map(Value::take).unwrap_or_default()),
                 Some(error) => {
                     let reason = text(&error["desc"]).unwrap_or_else(|| "no reason given".into());
                     Err(AgentError::Refused { request, reason })
                 }
             }
         };
-        timeout(TIMEOUT, exchange)
-            .await
-            .map_err(|_| AgentError::Late(request))?
+        timeout(TIMEOUT, exchange).await.map_err(|_| AgentError::Late(request))?
     }
 
     /// Makes sure that what is read next answers what is asked next.
     async fn synchronise(&mut self) -> Result<(), AgentError> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let id = now.subsec_nanos();
-        self.send(&[SENTINEL], "guest-sync-delimited", json!({"id": id}))
-            .await?;
+        self.send(&[SENTINEL], "guest-sync-delimited", json!({"id": id})).await?;
         for _ in 0..STALE_LINES {
             let line = self.lines.next().await?.ok_or(AgentError::Closed)?;
             let Some(sentinel) = line.iter().rposition(|&byte| byte == SENTINEL) else {
@@ -189,44 +173,23 @@ impl Agent {
         Err(AgentError::Protocol("no synchronisation".into()))
     }
 
-    async fn send(
-        &mut self,
-        before: &[u8],
-        request: &str,
-        arguments: Value,
-    ) -> Result<(), AgentError> {
+    async fn send(&mut self, before: &[u8], request: &str, arguments: Value) -> Result<(), AgentError> {
         let mut bytes = before.to_vec();
-        bytes.extend(
-            json!({"execute": request, "arguments": arguments})
-                .to_string()
-                .bytes(),
-        );
+        bytes.extend(json!({"execute": request, "arguments": arguments}).to_string().bytes());
         bytes.push(b'\n');
-        self.write
-            .write_all(&bytes)
-            .await
-            .map_err(|_| AgentError::Closed)
+        self.write.write_all(&bytes).await.map_err(|_| AgentError::Closed)
     }
 }
 
 fn interfaces(answer: &Value) -> Vec<Interface> {
     let entries = answer.as_array().into_iter().flatten().take(MAX_ENTRIES);
     let interface = |entry: &Value| {
-        let addresses = entry["ip-addresses"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .take(MAX_ENTRIES);
-        let addresses =
-            addresses.filter_map(|address| address["ip-address"].as_str()?.parse().ok());
+        let addresses = entry["ip-addresses"].as_array().into_iter().flatten().take(MAX_ENTRIES);
+        let addresses = addresses.filter_map(|address| address["ip-address"].as_str()?.parse().ok());
         let addresses: Vec<IpAddr> = addresses.filter(|address| !is_of_link(address)).collect();
         let name = text(&entry["name"])?;
         let mac = text(&entry["hardware-address"]).filter(|mac| is_mac(mac));
-        (name != "lo").then_some(Interface {
-            name,
-            mac,
-            addresses,
-        })
+        (name != "lo").then_some(Interface { name, mac, addresses })
     };
     entries.filter_map(interface).collect()
 }
@@ -239,17 +202,11 @@ fn is_of_link(address: &IpAddr) -> bool {
 }
 
 fn is_mac(text: &str) -> bool {
-    text.len() == 17
-        && text
-            .split(':')
-            .all(|byte| byte.len() == 2 && u8::from_str_radix(byte, 16).is_ok())
+    text.len() == 17 && text.split(':').all(|byte| byte.len() == 2 && u8::from_str_radix(byte, 16).is_ok())
 }
 
 fn text(value: &Value) -> Option<String> {
-    value
-        .as_str()
-        .map(|text| printable(text, MAX_CHARS))
-        .filter(|text| !text.is_empty())
+    value.as_str().map(|text| printable(text, MAX_CHARS)).filter(|text| !text.is_empty())
 }
 
 impl From<LineError> for AgentError {
@@ -301,33 +258,19 @@ mod tests {
     #[tokio::test]
     async fn hostile_answers_are_errors() {
         for answer in [&b"nonsense\n"[..], b"{\"return\": {}}\n", b"[]\n"] {
-            assert!(matches!(
-                agent(b"", answer).host_name().await,
-                Err(AgentError::Protocol(_))
-            ));
+            assert!(matches!(agent(b"", answer).host_name().await, Err(AgentError::Protocol(_))));
         }
         let endless: &'static [u8] = vec![b'x'; LINE_BYTES + 2].leak();
-        assert!(matches!(
-            agent(b"", endless).os_info().await,
-            Err(AgentError::Protocol(_))
-        ));
-        assert!(matches!(
-            agent(endless, b"").os_info().await,
-            Err(AgentError::Protocol(_))
-        ));
-        let refused = agent(b"", b"{\"error\": {\"desc\": \"disabled\"}}\n")
-            .interfaces()
-            .await;
+        assert!(matches!(agent(b"", endless).os_info().await, Err(AgentError::Protocol(_))));
+        assert!(matches!(agent(endless, b"").os_info().await, Err(AgentError::Protocol(_))));
+        let refused = agent(b"", b"{\"error\": {\"desc\": \"disabled\"}}\n").interfaces().await;
         assert!(matches!(refused, Err(AgentError::Refused { reason, .. }) if reason == "disabled"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_guest_without_an_agent_is_not_waited_for() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        assert!(matches!(
-            Agent::new(ours).host_name().await,
-            Err(AgentError::Late(_))
-        ));
+        assert!(matches!(Agent::new(ours).host_name().await, Err(AgentError::Late(_))));
     }
 
     #[test]
@@ -343,18 +286,9 @@ mod tests {
         let named = |name: &str, mac: Option<&str>, addresses: &[&str]| Interface {
             name: name.into(),
             mac: mac.map(Into::into),
-            addresses: addresses
-                .iter()
-                .map(|address| address.parse().unwrap())
-                .collect(),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
         };
-        assert_eq!(
-            found,
-            [
-                named("enp0s3", Some("02:00:00:00:00:01"), &["10.0.2.2"]),
-                named("x", None, &[])
-            ]
-        );
+        assert_eq!(found, [named("enp0s3", Some("02:00:00:00:00:01"), &["10.0.2.2"]), named("x", None, &[])]);
         let many = Value::Array(vec![json!({"name": "e"}); 1000]);
         assert_eq!(interfaces(&many).len(), MAX_ENTRIES);
     }

@@ -57,17 +57,10 @@ impl fmt::Display for Mismatch {
 ///
 /// # Errors
 /// Every reason against every engine that was considered; never empty.
-pub fn choose<'a>(
-    needs: &Needs,
-    engines: &'a [EngineInfo],
-) -> Result<&'a EngineInfo, Vec<Mismatch>> {
+pub fn choose<'a>(needs: &Needs, engines: &'a [EngineInfo]) -> Result<&'a EngineInfo, Vec<Mismatch>> {
     let mut against = Vec::new();
     for engine in engines {
-        if needs
-            .engine
-            .as_ref()
-            .is_some_and(|only| *only != engine.name)
-        {
+        if needs.engine.as_ref().is_some_and(|only| *only != engine.name) {
             continue;
         }
         let lacking = lacks(needs, &engine.capabilities);
@@ -81,22 +74,14 @@ pub fn choose<'a>(
         }));
     }
     if against.is_empty() {
-        let there = engines
-            .iter()
-            .map(|engine| engine.name.as_str())
-            .collect::<Vec<_>>()
-            .join(", ");
+        let there = engines.iter().map(|engine| engine.name.as_str()).collect::<Vec<_>>().join(", ");
         let reason = match &needs.engine {
             Some(only) if !there.is_empty() => {
                 format!("this host has no engine {only}, but {there}")
             }
             _ => "this host has no engine".to_owned(),
         };
-        against.push(Mismatch {
-            engine: None,
-            field: "engine",
-            reason,
-        });
+        against.push(Mismatch { engine: None, field: "engine", reason });
     }
     Err(against)
 }
@@ -105,38 +90,19 @@ pub fn choose<'a>(
 fn lacks(needs: &Needs, has: &Capabilities) -> Vec<(&'static str, String)> {
     let mut lacking = Vec::new();
     if !has.accelerators.contains(&needs.accelerator) {
-        lacking.push((
-            "acceleration",
-            format!("{} is not available", needs.accelerator),
-        ));
+        lacking.push(("acceleration", format!("{} is not available", needs.accelerator)));
     }
     if !has.page_sizes.contains(&needs.pages) {
-        lacking.push((
-            "memory.hugepages.pageSize",
-            format!("pages of size {} are not available", needs.pages),
-        ));
+        lacking.push(("memory.hugepages.pageSize", format!("pages of size {} are not available", needs.pages)));
     }
     let counts = [
-        (
-            "cpu",
-            "vCPUs",
-            u64::from(needs.vcpus),
-            u64::from(has.max_vcpus),
-        ),
+        ("cpu", "vCPUs", u64::from(needs.vcpus), u64::from(has.max_vcpus)),
         ("disks", "disks", needs.disks as u64, has.max_disks as u64),
-        (
-            "networks",
-            "networks",
-            needs.nics as u64,
-            has.max_nics as u64,
-        ),
+        ("networks", "networks", needs.nics as u64, has.max_nics as u64),
     ];
     for (field, what, needed, most) in counts {
         if needed > most {
-            lacking.push((
-                field,
-                format!("{needed} {what} are more than the {most} it can have"),
-            ));
+            lacking.push((field, format!("{needed} {what} are more than the {most} it can have")));
         }
     }
     for feature in needs.features.difference(&has.features) {
@@ -158,10 +124,7 @@ mod tests {
             page_sizes: [PageSize::Default].into(),
             features: [Feature::Pause].into(),
         };
-        EngineInfo {
-            name: name.into(),
-            capabilities,
-        }
+        EngineInfo { name: name.into(), capabilities }
     }
 
     fn needs(vcpus: u32) -> Needs {
@@ -178,16 +141,9 @@ mod tests {
 
     #[test]
     fn the_first_that_fits_is_taken() {
-        let engines = [
-            engine("small", 2),
-            engine("large", 64),
-            engine("larger", 128),
-        ];
+        let engines = [engine("small", 2), engine("large", 64), engine("larger", 128)];
         assert_eq!(choose(&needs(8), &engines).unwrap().name, "large");
-        let named = Needs {
-            engine: Some("larger".into()),
-            ..needs(1)
-        };
+        let named = Needs { engine: Some("larger".into()), ..needs(1) };
         assert_eq!(choose(&named, &engines).unwrap().name, "larger");
     }
 
@@ -220,24 +176,15 @@ mod tests {
 
     #[test]
     fn an_engine_that_is_not_there_is_named() {
-        let asked = Needs {
-            engine: Some("vmm".into()),
-            ..needs(1)
-        };
+        let asked = Needs { engine: Some("vmm".into()), ..needs(1) };
         let reason = |engines: &[EngineInfo]| choose(&asked, engines).unwrap_err()[0].to_string();
-        assert_eq!(
-            reason(&[engine("qemu", 1)]),
-            "engine: this host has no engine vmm, but qemu"
-        );
+        assert_eq!(reason(&[engine("qemu", 1)]), "engine: this host has no engine vmm, but qemu");
         assert_eq!(reason(&[]), "engine: this host has no engine");
     }
 
     #[test]
     fn unknown_means_no() {
-        let nothing = EngineInfo {
-            name: "new".into(),
-            capabilities: Capabilities::default(),
-        };
+        let nothing = EngineInfo { name: "new".into(), capabilities: Capabilities::default() };
         assert_eq!(choose(&needs(1), &[nothing]).unwrap_err().len(), 6);
     }
 }

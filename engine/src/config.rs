@@ -11,6 +11,9 @@ const MAX_VCPUS: u32 = 4096;
 /// Most bytes of a virtio-blk serial (virtio 1.2, 5.2.6.1).
 const SERIAL_BYTES: usize = 20;
 
+/// Most queue pairs of a network card: all descriptors of a guest fit in one launch order.
+const MAX_QUEUES: usize = 16;
+
 /// Most bytes of a kernel command line on x86 (COMMAND_LINE_SIZE, arch/x86/include/asm/setup.h).
 const COMMAND_LINE_BYTES: usize = 2047;
 
@@ -52,9 +55,7 @@ impl CpuTopology {
     /// Number of vCPUs; saturates.
     #[must_use]
     pub fn vcpus(self) -> u32 {
-        self.sockets
-            .saturating_mul(self.cores)
-            .saturating_mul(self.threads)
+        self.sockets.saturating_mul(self.cores).saturating_mul(self.threads)
     }
 }
 
@@ -197,9 +198,7 @@ pub enum ConfigError {
         page: u64,
     },
     /// Cut short by the kernel.
-    #[error(
-        "boot: the kernel's command line has {0} bytes, at most {COMMAND_LINE_BYTES} are passed on"
-    )]
+    #[error("boot: the kernel's command line has {0} bytes, at most {COMMAND_LINE_BYTES} are passed on")]
     CommandLine(usize),
     /// A command line the kernel would read differently.
     #[error("boot: the kernel's command line contains a control character")]
@@ -219,7 +218,7 @@ pub enum ConfigError {
     },
     /// A card without a tap, or another number of vhost descriptors than of taps.
     #[error(
-        "nics[{index}]: {taps} tap and {vhosts} vhost descriptors; one tap is needed at least, and as many vhost or none"
+        "nics[{index}]: {taps} tap and {vhosts} vhost descriptors; 1 to {MAX_QUEUES} taps are needed, and as many vhost or none"
     )]
     Queues {
         /// Which card.
@@ -247,10 +246,7 @@ impl GuestConfig {
         path("runtime_dir", &self.runtime_dir)?;
         let vcpus = self.cpu.vcpus();
         if !(1..=MAX_VCPUS).contains(&vcpus) {
-            return Err(ConfigError::Vcpus {
-                vcpus,
-                max: MAX_VCPUS,
-            });
+            return Err(ConfigError::Vcpus { vcpus, max: MAX_VCPUS });
         }
         let Memory { bytes, pages } = self.memory;
         let page = pages.bytes();
@@ -276,12 +272,8 @@ impl GuestConfig {
         }
         for (index, nic) in self.nics.iter().enumerate() {
             let (taps, vhosts) = (nic.taps.len(), nic.vhosts.len());
-            if taps == 0 || (vhosts != 0 && vhosts != taps) {
-                return Err(ConfigError::Queues {
-                    index,
-                    taps,
-                    vhosts,
-                });
+            if !(1..=MAX_QUEUES).contains(&taps) || (vhosts != 0 && vhosts != taps) {
+                return Err(ConfigError::Queues { index, taps, vhosts });
             }
             if nic.mac[0] & 1 != 0 {
                 return Err(ConfigError::Multicast(index));
@@ -291,22 +283,12 @@ impl GuestConfig {
     }
 }
 
-fn text(
-    field: &'static str,
-    value: &str,
-    max: usize,
-    also: &'static str,
-) -> Result<(), ConfigError> {
+fn text(field: &'static str, value: &str, max: usize, also: &'static str) -> Result<(), ConfigError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || also.contains(c);
     if !value.is_empty() && value.len() <= max && value.chars().all(allowed) {
         Ok(())
     } else {
-        Err(ConfigError::Text {
-            field,
-            value: value.to_owned(),
-            max,
-            also,
-        })
+        Err(ConfigError::Text { field, value: value.to_owned(), max, also })
     }
 }
 
@@ -314,19 +296,14 @@ fn path(field: &'static str, value: &str) -> Result<(), ConfigError> {
     if value.starts_with('/') && !value.contains(|c: char| c.is_control()) {
         Ok(())
     } else {
-        Err(ConfigError::Path {
-            field,
-            value: value.to_owned(),
-        })
+        Err(ConfigError::Path { field, value: value.to_owned() })
     }
 }
 
 fn is_uuid(text: &str) -> bool {
     let groups: Vec<&str> = text.split('-').collect();
     groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
-        && groups
-            .iter()
-            .all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        && groups.iter().all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -346,25 +323,14 @@ pub(crate) mod tests {
             storage: Storage::File,
             read_only,
             discard: !read_only,
-            cache: if read_only {
-                Cache::Shared
-            } else {
-                Cache::Direct
-            },
+            cache: if read_only { Cache::Shared } else { Cache::Direct },
         };
         GuestConfig {
             name: "default/solver-3".into(),
             uuid: "6f1c2f0e-1de1-4b5a-9d3c-0a2b4c6d8e0f".into(),
             runtime_dir: "/run/vse".into(),
-            cpu: CpuTopology {
-                sockets: 1,
-                cores: 2,
-                threads: 2,
-            },
-            memory: Memory {
-                bytes: 512 << 20,
-                pages: PageSize::Default,
-            },
+            cpu: CpuTopology { sockets: 1, cores: 2, threads: 2 },
+            memory: Memory { bytes: 512 << 20, pages: PageSize::Default },
             boot: Boot {
                 kernel: null(),
                 initramfs: Some(null()),
@@ -372,17 +338,9 @@ pub(crate) mod tests {
             },
             disks: vec![
                 disk("vse-system", DiskSource::Fd(null()), true),
-                disk(
-                    "scratch",
-                    DiskSource::Path("/vse/volumes/scratch,1/disk.img".into()),
-                    false,
-                ),
+                disk("scratch", DiskSource::Path("/vse/volumes/scratch,1/disk.img".into()), false),
             ],
-            nics: vec![Nic {
-                taps: vec![null()],
-                vhosts: vec![],
-                mac: [0x02, 0, 0, 0, 0, 1],
-            }],
+            nics: vec![Nic { taps: vec![null()], vhosts: vec![], mac: [0x02, 0, 0, 0, 0, 1] }],
             accelerator: Accelerator::Emulation,
         }
     }
@@ -400,53 +358,17 @@ pub(crate) mod tests {
 
     #[test]
     fn every_limit_is_held() {
-        assert!(matches!(
-            refused(|g| g.name = "a,b".into()),
-            ConfigError::Text { field: "name", .. }
-        ));
-        assert!(matches!(
-            refused(|g| g.uuid = "6f1c2f0e".into()),
-            ConfigError::Uuid(_)
-        ));
-        assert!(matches!(
-            refused(|g| g.cpu.sockets = 0),
-            ConfigError::Vcpus { vcpus: 0, .. }
-        ));
-        assert!(matches!(
-            refused(|g| g.cpu.cores = u32::MAX),
-            ConfigError::Vcpus { .. }
-        ));
-        assert!(matches!(
-            refused(|g| g.memory.bytes = 4097),
-            ConfigError::Memory { page: 4096, .. }
-        ));
-        assert!(matches!(
-            refused(|g| g.boot.command_line = "a\nb".into()),
-            ConfigError::CommandLineControl
-        ));
-        assert!(matches!(
-            refused(|g| g.boot.command_line = "a".repeat(2048)),
-            ConfigError::CommandLine(2048)
-        ));
-        assert!(matches!(
-            refused(|g| g.disks[1].serial = "vse-system".into()),
-            ConfigError::DuplicateSerial(_)
-        ));
-        assert!(matches!(
-            refused(|g| g.disks[0].serial = "x".repeat(21)),
-            ConfigError::Text { .. }
-        ));
-        assert!(matches!(
-            refused(|g| g.nics[0].vhosts = vec![null(), null()]),
-            ConfigError::Queues { .. }
-        ));
-        assert!(matches!(
-            refused(|g| g.nics[0].taps.clear()),
-            ConfigError::Queues { taps: 0, .. }
-        ));
-        assert!(matches!(
-            refused(|g| g.nics[0].mac[0] = 1),
-            ConfigError::Multicast(0)
-        ));
+        assert!(matches!(refused(|g| g.name = "a,b".into()), ConfigError::Text { field: "name", .. }));
+        assert!(matches!(refused(|g| g.uuid = "6f1c2f0e".into()), ConfigError::Uuid(_)));
+        assert!(matches!(refused(|g| g.cpu.sockets = 0), ConfigError::Vcpus { vcpus: 0, .. }));
+        assert!(matches!(refused(|g| g.cpu.cores = u32::MAX), ConfigError::Vcpus { .. }));
+        assert!(matches!(refused(|g| g.memory.bytes = 4097), ConfigError::Memory { page: 4096, .. }));
+        assert!(matches!(refused(|g| g.boot.command_line = "a\nb".into()), ConfigError::CommandLineControl));
+        assert!(matches!(refused(|g| g.boot.command_line = "a".repeat(2048)), ConfigError::CommandLine(2048)));
+        assert!(matches!(refused(|g| g.disks[1].serial = "vse-system".into()), ConfigError::DuplicateSerial(_)));
+        assert!(matches!(refused(|g| g.disks[0].serial = "x".repeat(21)), ConfigError::Text { .. }));
+        assert!(matches!(refused(|g| g.nics[0].vhosts = vec![null(), null()]), ConfigError::Queues { .. }));
+        assert!(matches!(refused(|g| g.nics[0].taps.clear()), ConfigError::Queues { taps: 0, .. }));
+        assert!(matches!(refused(|g| g.nics[0].mac[0] = 1), ConfigError::Multicast(0)));
     }
 }

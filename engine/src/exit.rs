@@ -45,17 +45,8 @@ mod tests {
     fn codes_and_signals() {
         assert!(ExitMeaning::from(0, None).is_success());
         assert_eq!(ExitMeaning::from(1, None), ExitMeaning::Failed { code: 1 });
-        assert_eq!(
-            ExitMeaning::from(137, None),
-            ExitMeaning::Killed { signal: 9 }
-        );
-        assert_eq!(
-            ExitMeaning::from(0, Some(9)),
-            ExitMeaning::Killed { signal: 9 }
-        );
-        assert_eq!(
-            ExitMeaning::from(255, None),
-            ExitMeaning::Failed { code: 255 }
-        );
+        assert_eq!(ExitMeaning::from(137, None), ExitMeaning::Killed { signal: 9 });
+        assert_eq!(ExitMeaning::from(0, Some(9)), ExitMeaning::Killed { signal: 9 });
+        assert_eq!(ExitMeaning::from(255, None), ExitMeaning::Failed { code: 255 });
     }
 }

@@ -14,7 +14,7 @@ pub trait Guest: Send + Sync {
     /// Lets all vCPUs run.
     fn resume(&self) -> BoxFuture<'_, Result<(), GuestError>>;
 
-    /// Presses the ACPI power button. What the guest makes of it is its own affair.
+    /// Presses the ACPI power button. What the guest makes of it is its own affair; a paused one makes nothing of it.
     fn power_button(&self) -> BoxFuture<'_, Result<(), GuestError>>;
 
     /// Ends the engine at once, as if the plug were pulled.

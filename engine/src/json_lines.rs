@@ -26,11 +26,7 @@ pub(crate) enum LineError {
 
 impl<R: AsyncBufRead + Unpin> Lines<R> {
     pub(crate) fn new(reader: R, limit: usize) -> Self {
-        Self {
-            reader,
-            limit,
-            line: Vec::new(),
-        }
+        Self { reader, limit, line: Vec::new() }
     }
 
     /// The next line that is not blank, without its end; `None` at the end of file.
@@ -75,14 +71,8 @@ mod tests {
     #[tokio::test]
     async fn lines_come_one_by_one_and_bounded() {
         let mut lines = Lines::new(&b"{}\r\n\n[1]\n12345678\n123456789\n"[..], 8);
-        assert_eq!(
-            lines.next_json().await.unwrap(),
-            Some(serde_json::json!({}))
-        );
-        assert_eq!(
-            lines.next_json().await.unwrap(),
-            Some(serde_json::json!([1]))
-        );
+        assert_eq!(lines.next_json().await.unwrap(), Some(serde_json::json!({})));
+        assert_eq!(lines.next_json().await.unwrap(), Some(serde_json::json!([1])));
         assert_eq!(lines.next().await.unwrap(), Some(b"12345678".to_vec()));
         assert!(matches!(lines.next().await, Err(LineError::TooLong(8))));
     }

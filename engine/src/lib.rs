@@ -25,8 +25,7 @@ use tokio::net::UnixStream;
 pub use capabilities::{AcceleratorKind, Capabilities, Feature, PageSize};
 pub use choose::{EngineInfo, Mismatch, Needs, choose};
 pub use config::{
-    Accelerator, Boot, Cache, ConfigError, CpuTopology, Disk, DiskSource, GuestConfig, Memory, Nic,
-    Storage,
+    Accelerator, Boot, Cache, ConfigError, CpuTopology, Disk, DiskSource, GuestConfig, Memory, Nic, Storage,
 };
 pub use exit::ExitMeaning;
 pub use guest::{Event, Events, Guest, GuestError, Info, RunState, ShutdownCause, VcpuThread};
@@ -52,10 +51,7 @@ pub trait Engine: Send + Sync {
     fn agent_socket(&self) -> &'static str;
 
     /// Takes over a running engine through its monitor socket, whether it was just started or is adopted.
-    fn connect(
-        &self,
-        monitor: UnixStream,
-    ) -> BoxFuture<'static, Result<Box<dyn Guest>, GuestError>>;
+    fn connect(&self, monitor: UnixStream) -> BoxFuture<'static, Result<Box<dyn Guest>, GuestError>>;
 }
 
 /// A program to start, with the descriptors it needs.

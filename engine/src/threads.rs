@@ -30,11 +30,7 @@ pub fn threads(proc: &Path, pid: i32, vcpus: &[VcpuThread]) -> io::Result<Thread
     let mut ids = Vec::new();
     for entry in std::fs::read_dir(proc.join(pid.to_string()).join("task"))?.take(MAX_THREADS) {
         let entry = entry?;
-        let Some(tid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
+        let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         let Ok(status) = std::fs::read_to_string(entry.path().join("status")) else {
@@ -63,9 +59,7 @@ fn sort(ids: &[(i32, i32)], vcpus: &[VcpuThread]) -> Threads {
 
 /// The thread's id in its own pid namespace: the last one of `NSpid`.
 fn innermost_id(status: &str) -> Option<i32> {
-    let ids = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))?;
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     ids.split_whitespace().next_back()?.parse().ok()
 }
 
@@ -75,26 +69,14 @@ mod tests {
 
     #[test]
     fn vcpus_are_told_from_the_rest() {
-        let vcpus = [
-            VcpuThread { vcpu: 1, tid: 4 },
-            VcpuThread { vcpu: 0, tid: 3 },
-        ];
+        let vcpus = [VcpuThread { vcpu: 1, tid: 4 }, VcpuThread { vcpu: 0, tid: 3 }];
         let sorted = sort(&[(900, 1), (903, 4), (902, 3), (901, 2)], &vcpus);
-        assert_eq!(
-            sorted,
-            Threads {
-                vcpus: vec![(0, 902), (1, 903)],
-                emulator: vec![900, 901]
-            }
-        );
+        assert_eq!(sorted, Threads { vcpus: vec![(0, 902), (1, 903)], emulator: vec![900, 901] });
     }
 
     #[test]
     fn the_innermost_id_counts() {
-        assert_eq!(
-            innermost_id("Name:\tCPU 0/KVM\nNSpid:\t4711\t12\t3\nNSpgid:\t1\n"),
-            Some(3)
-        );
+        assert_eq!(innermost_id("Name:\tCPU 0/KVM\nNSpid:\t4711\t12\t3\nNSpgid:\t1\n"), Some(3));
         assert_eq!(innermost_id("Name:\tx\nNSpid:\t4711\n"), Some(4711));
         assert_eq!(innermost_id("Name:\tx\n"), None);
     }

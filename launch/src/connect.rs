@@ -41,9 +41,7 @@ pub enum ConnectError {
         why: &'static str,
     },
     /// The listener lives in a pid namespace that is not below ours.
-    #[error(
-        "the process that listens on {0} is not visible in this pid namespace (hostPID is needed)"
-    )]
+    #[error("the process that listens on {0} is not visible in this pid namespace (hostPID is needed)")]
     Invisible(String),
     /// Anything else.
     #[error("cannot connect to {name}")]
@@ -63,38 +61,24 @@ pub enum ConnectError {
 /// # Errors
 /// See [`ConnectError`].
 pub fn connect_beneath(dir: BorrowedFd<'_>, name: &str) -> Result<Connection, ConnectError> {
-    let failed = |errno: Errno| ConnectError::Io {
-        name: name.to_owned(),
-        source: errno.into(),
-    };
-    let foreign = |why| ConnectError::Foreign {
-        name: name.to_owned(),
-        why,
-    };
+    let failed = |errno: Errno| ConnectError::Io { name: name.to_owned(), source: errno.into() };
+    let foreign = |why| ConnectError::Foreign { name: name.to_owned(), why };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let inode = openat2(
-        dir,
-        name,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        resolve,
-    )
-    .map_err(|errno| match errno {
-        Errno::NOENT => ConnectError::Absent(name.to_owned()),
-        Errno::LOOP => foreign("a symbolic link"),
-        Errno::XDEV => foreign("a path out of the directory"),
-        errno => failed(errno),
-    })?;
+    let inode =
+        openat2(dir, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(|errno| match errno {
+            Errno::NOENT => ConnectError::Absent(name.to_owned()),
+            Errno::LOOP => foreign("a symbolic link"),
+            Errno::XDEV => foreign("a path out of the directory"),
+            errno => failed(errno),
+        })?;
     let mode = fstat(&inode).map_err(failed)?.st_mode;
     if FileType::from_raw_mode(mode) != FileType::Socket {
         return Err(foreign("another kind of file"));
     }
 
-    let address =
-        SocketAddrUnix::new(format!("/proc/self/fd/{}", inode.as_raw_fd())).map_err(failed)?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", inode.as_raw_fd())).map_err(failed)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket =
-        socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(failed)?;
     connect(&socket, &address).map_err(|errno| match errno {
         Errno::CONNREFUSED => ConnectError::NobodyListens(name.to_owned()),
         Errno::AGAIN => ConnectError::Busy(name.to_owned()),
@@ -103,15 +87,9 @@ pub fn connect_beneath(dir: BorrowedFd<'_>, name: &str) -> Result<Connection, Co
     })?;
 
     let stream = UnixStream::from(socket);
-    let io = |source| ConnectError::Io {
-        name: name.to_owned(),
-        source,
-    };
+    let io = |source| ConnectError::Io { name: name.to_owned(), source };
     stream.set_nonblocking(false).map_err(io)?;
-    let peer_pid = peer(&stream)
-        .map_err(io)?
-        .pid
-        .ok_or_else(|| ConnectError::Invisible(name.to_owned()))?;
+    let peer_pid = peer(&stream).map_err(io)?.pid.ok_or_else(|| ConnectError::Invisible(name.to_owned()))?;
     Ok(Connection { stream, peer_pid })
 }
 
@@ -132,10 +110,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _listener = UnixListener::bind(dir.path().join("s")).unwrap();
         let connection = attempt(&dir, "s").unwrap();
-        assert_eq!(
-            connection.peer_pid,
-            i32::try_from(std::process::id()).unwrap()
-        );
+        assert_eq!(connection.peer_pid, i32::try_from(std::process::id()).unwrap());
     }
 
     #[test]
@@ -145,20 +120,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         symlink(outside.path().join("s"), dir.path().join("link")).unwrap();
         symlink(outside.path(), dir.path().join("sub")).unwrap();
-        let above = format!(
-            "../{}/s",
-            outside.path().file_name().unwrap().to_str().unwrap()
-        );
-        for name in [
-            "link",
-            "sub/s",
-            &above,
-            outside.path().join("s").to_str().unwrap(),
-        ] {
-            assert!(
-                matches!(attempt(&dir, name), Err(ConnectError::Foreign { .. })),
-                "{name}"
-            );
+        let above = format!("../{}/s", outside.path().file_name().unwrap().to_str().unwrap());
+        for name in ["link", "sub/s", &above, outside.path().join("s").to_str().unwrap()] {
+            assert!(matches!(attempt(&dir, name), Err(ConnectError::Foreign { .. })), "{name}");
         }
     }
 
@@ -168,22 +132,10 @@ mod tests {
         fs::write(dir.path().join("file"), "").unwrap();
         let _datagram = UnixDatagram::bind(dir.path().join("datagram")).unwrap();
         drop(UnixListener::bind(dir.path().join("stale")).unwrap());
-        assert!(matches!(
-            attempt(&dir, "nothing"),
-            Err(ConnectError::Absent(_))
-        ));
-        assert!(matches!(
-            attempt(&dir, "file"),
-            Err(ConnectError::Foreign { .. })
-        ));
-        assert!(matches!(
-            attempt(&dir, "datagram"),
-            Err(ConnectError::Foreign { .. })
-        ));
-        assert!(matches!(
-            attempt(&dir, "stale"),
-            Err(ConnectError::NobodyListens(_))
-        ));
+        assert!(matches!(attempt(&dir, "nothing"), Err(ConnectError::Absent(_))));
+        assert!(matches!(attempt(&dir, "file"), Err(ConnectError::Foreign { .. })));
+        assert!(matches!(attempt(&dir, "datagram"), Err(ConnectError::Foreign { .. })));
+        assert!(matches!(attempt(&dir, "stale"), Err(ConnectError::NobodyListens(_))));
     }
 
     #[test]

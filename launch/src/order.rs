@@ -111,11 +111,7 @@ impl LaunchOrder {
 }
 
 fn no_nul(text: &str, what: impl FnOnce() -> String) -> Result<(), InvalidOrder> {
-    if text.contains('\0') {
-        Err(InvalidOrder::Nul { what: what() })
-    } else {
-        Ok(())
-    }
+    if text.contains('\0') { Err(InvalidOrder::Nul { what: what() }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -127,13 +123,7 @@ mod tests {
             program: "/bin/engine".into(),
             args: vec!["-x".into()],
             env: BTreeMap::from([("A".into(), "b".into())]),
-            descriptors: targets
-                .iter()
-                .map(|&target| Descriptor {
-                    name: format!("d{target}"),
-                    target,
-                })
-                .collect(),
+            descriptors: targets.iter().map(|&target| Descriptor { name: format!("d{target}"), target }).collect(),
         }
     }
 
@@ -145,47 +135,27 @@ mod tests {
     #[test]
     fn targets_stay_off_the_standard_streams_and_off_each_other() {
         for target in [-1, 0, 2, 512, i32::MAX] {
-            assert!(
-                matches!(order(&[target]).check(), Err(InvalidOrder::Target { .. })),
-                "{target}"
-            );
+            assert!(matches!(order(&[target]).check(), Err(InvalidOrder::Target { .. })), "{target}");
         }
-        assert!(matches!(
-            order(&[7, 7]).check(),
-            Err(InvalidOrder::DuplicateTarget { target: 7, .. })
-        ));
+        assert!(matches!(order(&[7, 7]).check(), Err(InvalidOrder::DuplicateTarget { target: 7, .. })));
     }
 
     #[test]
     fn what_the_kernel_would_cut_short_is_refused() {
         let mut nul = order(&[]);
         nul.args.push("a\0b".into());
-        assert_eq!(
-            nul.check(),
-            Err(InvalidOrder::Nul {
-                what: "args[1]".into()
-            })
-        );
+        assert_eq!(nul.check(), Err(InvalidOrder::Nul { what: "args[1]".into() }));
         let mut name = order(&[]);
         name.env.insert("A=B".into(), String::new());
-        assert_eq!(
-            name.check(),
-            Err(InvalidOrder::EnvironmentName("A=B".into()))
-        );
+        assert_eq!(name.check(), Err(InvalidOrder::EnvironmentName("A=B".into())));
         let mut relative = order(&[]);
         relative.program = "engine".into();
-        assert!(matches!(
-            relative.check(),
-            Err(InvalidOrder::RelativeProgram(_))
-        ));
+        assert!(matches!(relative.check(), Err(InvalidOrder::RelativeProgram(_))));
     }
 
     #[test]
     fn more_descriptors_than_fit_are_refused() {
         let many: Vec<i32> = (3..=403).collect();
-        assert_eq!(
-            order(&many).check(),
-            Err(InvalidOrder::TooManyDescriptors(401))
-        );
+        assert_eq!(order(&many).check(), Err(InvalidOrder::TooManyDescriptors(401)));
     }
 }

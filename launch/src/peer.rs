@@ -21,8 +21,5 @@ pub struct Peer {
 /// Whatever `getsockopt` returns, for example when it is no socket.
 pub fn peer(socket: &impl AsFd) -> io::Result<Peer> {
     let credentials = getsockopt(&socket.as_fd(), PeerCredentials)?;
-    Ok(Peer {
-        pid: Some(credentials.pid()).filter(|&pid| pid > 0),
-        uid: credentials.uid(),
-    })
+    Ok(Peer { pid: Some(credentials.pid()).filter(|&pid| pid > 0), uid: credentials.uid() })
 }

@@ -90,10 +90,7 @@ pub fn receive(socket: &UnixStream, patience: Patience<'_>) -> Result<Received, 
             (0, _) => return Err(ReceiveError::Ended),
             (_, [wire::CARRIER]) if complete => {}
             _ => {
-                return Err(ReceiveError::Descriptors {
-                    named,
-                    arrived: fds.len(),
-                });
+                return Err(ReceiveError::Descriptors { named, arrived: fds.len() });
             }
         }
     }
@@ -113,24 +110,15 @@ pub fn answer_refused(mut socket: &UnixStream, why: &str) {
     let mut answer = vec![wire::REFUSED];
     answer.extend(why.bytes().take(wire::MAX_ANSWER - 2));
     // The sender may be gone; there is nobody else to tell.
-    let _ = socket
-        .set_nonblocking(true)
-        .and_then(|()| socket.write_all(&answer));
+    let _ = socket.set_nonblocking(true).and_then(|()| socket.write_all(&answer));
 }
 
 /// Fills `bytes`, which carry no descriptors.
-fn fill(
-    socket: &UnixStream,
-    patience: Patience<'_>,
-    mut bytes: &mut [u8],
-) -> Result<(), ReceiveError> {
+fn fill(socket: &UnixStream, patience: Patience<'_>, mut bytes: &mut [u8]) -> Result<(), ReceiveError> {
     while !bytes.is_empty() {
         let (count, fds) = read(socket, patience, bytes)?;
         if !fds.is_empty() {
-            return Err(ReceiveError::Descriptors {
-                named: 0,
-                arrived: fds.len(),
-            });
+            return Err(ReceiveError::Descriptors { named: 0, arrived: fds.len() });
         }
         if count == 0 {
             return Err(ReceiveError::Ended);
@@ -141,15 +129,10 @@ fn fill(
 }
 
 /// One `recvmsg`, waited for with patience.
-fn read(
-    socket: &UnixStream,
-    patience: Patience<'_>,
-    bytes: &mut [u8],
-) -> Result<(usize, Vec<OwnedFd>), ReceiveError> {
+fn read(socket: &UnixStream, patience: Patience<'_>, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), ReceiveError> {
     loop {
         readable(socket.as_fd(), patience)?;
-        let mut space =
-            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::MAX_PER_MESSAGE))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(wire::MAX_PER_MESSAGE))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let message = match recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, flags) {

@@ -34,9 +34,7 @@ pub enum InvalidHeader {
     #[error("this is no launch order")]
     Magic,
     /// The two sides are of different releases.
-    #[error(
-        "the order has version {0}, this launcher knows version {VERSION}: use images of one release"
-    )]
+    #[error("the order has version {0}, this launcher knows version {VERSION}: use images of one release")]
     Version(u16),
     /// Over the limit.
     #[error("the order has {0} bytes, at most {MAX_BODY} are taken")]
@@ -79,10 +77,7 @@ mod tests {
         let mut newer = header(1);
         newer[4] = 2;
         assert_eq!(body_length(&newer), Err(InvalidHeader::Version(2)));
-        assert_eq!(
-            body_length(&header(u32::MAX)),
-            Err(InvalidHeader::Length(u32::MAX))
-        );
+        assert_eq!(body_length(&header(u32::MAX)), Err(InvalidHeader::Length(u32::MAX)));
         assert_eq!(body_length(b"GET / HTTP/1"), Err(InvalidHeader::Magic));
     }
 

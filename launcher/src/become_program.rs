@@ -15,11 +15,7 @@ use vse_launch::{Descriptor, LaunchOrder, Received, TARGETS, answer_accepted};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BecomeError {
     #[error("cannot place descriptor {name:?} at {target}: {source}")]
-    Place {
-        name: String,
-        target: i32,
-        source: io::Error,
-    },
+    Place { name: String, target: i32, source: io::Error },
     #[error("cannot give up the way to more privileges: {0}")]
     Privileges(io::Error),
     #[error(transparent)]
@@ -49,33 +45,19 @@ pub(crate) fn become_program(sender: &UnixStream, received: Received) -> BecomeE
     }
 }
 
-fn attempt(
-    sender: &UnixStream,
-    Received { order, fds }: Received,
-) -> Result<std::convert::Infallible, BecomeError> {
-    let LaunchOrder {
-        program,
-        args,
-        env,
-        descriptors,
-    } = order;
+fn attempt(sender: &UnixStream, Received { order, fds }: Received) -> Result<std::convert::Infallible, BecomeError> {
+    let LaunchOrder { program, args, env, descriptors } = order;
     let path = CString::new(program.as_str())?;
     let argv = std::iter::once(Ok(path.clone())).chain(args.into_iter().map(CString::new));
     let argv = argv.collect::<Result<Vec<_>, _>>()?;
-    let envp = env
-        .iter()
-        .map(|(name, value)| CString::new(format!("{name}={value}")));
+    let envp = env.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
     let envp = envp.collect::<Result<Vec<_>, _>>()?;
 
     // Dropped, and so closed again, if the execve fails.
     let _placed = place(&descriptors, fds)?;
-    rustix::thread::set_no_new_privs(true)
-        .map_err(|errno| BecomeError::Privileges(errno.into()))?;
+    rustix::thread::set_no_new_privs(true).map_err(|errno| BecomeError::Privileges(errno.into()))?;
     answer_accepted(sender).map_err(BecomeError::Orphaned)?;
-    nix::unistd::execve(&path, &argv, &envp).map_err(|errno| BecomeError::Execute {
-        program,
-        source: errno.into(),
-    })
+    nix::unistd::execve(&path, &argv, &envp).map_err(|errno| BecomeError::Execute { program, source: errno.into() })
 }
 
 /// Puts each descriptor at its number, to stay open across the `execve`.
@@ -92,8 +74,7 @@ fn place(descriptors: &[Descriptor], fds: Vec<OwnedFd>) -> Result<Vec<OwnedFd>, 
     }
     let mut placed = Vec::with_capacity(aside.len());
     for (descriptor, fd) in descriptors.iter().zip(aside) {
-        let there = fcntl_dupfd_cloexec(&fd, descriptor.target)
-            .map_err(|errno| failed(descriptor, errno.into()))?;
+        let there = fcntl_dupfd_cloexec(&fd, descriptor.target).map_err(|errno| failed(descriptor, errno.into()))?;
         if there.as_raw_fd() != descriptor.target {
             return Err(failed(descriptor, io::ErrorKind::AddrInUse.into()));
         }

@@ -53,10 +53,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Request, U
         match arg.as_str() {
             "--help" | "-h" => return Ok(Request::Say(HELP.to_owned())),
             "--version" => {
-                return Ok(Request::Say(format!(
-                    "vse-launcher {}",
-                    env!("CARGO_PKG_VERSION")
-                )));
+                return Ok(Request::Say(format!("vse-launcher {}", env!("CARGO_PKG_VERSION"))));
             }
             "--socket" => socket = value()?.into(),
             "--orders-from" => {
@@ -69,10 +66,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Request, U
     if orders_from.is_empty() {
         orders_from.push(0);
     }
-    Ok(Request::Run(Options {
-        socket,
-        orders_from,
-    }))
+    Ok(Request::Run(Options { socket, orders_from }))
 }
 
 #[cfg(test)]
@@ -85,32 +79,16 @@ mod tests {
 
     #[test]
     fn only_root_may_order_unless_said_otherwise() {
-        let Ok(Request::Run(options)) = parsed("") else {
-            panic!("no run")
-        };
+        let Ok(Request::Run(options)) = parsed("") else { panic!("no run") };
         assert_eq!(options.orders_from, [0]);
-        let Ok(Request::Run(options)) = parsed("--orders-from 65534 --socket /s") else {
-            panic!("no run")
-        };
-        assert_eq!(
-            options,
-            Options {
-                socket: "/s".into(),
-                orders_from: vec![65534]
-            }
-        );
+        let Ok(Request::Run(options)) = parsed("--orders-from 65534 --socket /s") else { panic!("no run") };
+        assert_eq!(options, Options { socket: "/s".into(), orders_from: vec![65534] });
     }
 
     #[test]
     fn mistakes_are_named() {
         assert_eq!(parsed("--sock"), Err(UsageError::Unknown("--sock".into())));
-        assert_eq!(
-            parsed("--socket"),
-            Err(UsageError::NoValue("--socket".into()))
-        );
-        assert_eq!(
-            parsed("--orders-from root"),
-            Err(UsageError::Uid("root".into()))
-        );
+        assert_eq!(parsed("--socket"), Err(UsageError::NoValue("--socket".into())));
+        assert_eq!(parsed("--orders-from root"), Err(UsageError::Uid("root".into())));
     }
 }

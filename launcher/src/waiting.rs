@@ -52,34 +52,23 @@ impl Signals {
 pub(crate) fn listen(path: &Path) -> Result<OwnedFd, WaitError> {
     remove(path)?;
     let bound = UnixListener::bind(path).and_then(|listener| out_of_the_way(&listener));
-    bound.map_err(|source| WaitError::Socket {
-        path: path.to_owned(),
-        source,
-    })
+    bound.map_err(|source| WaitError::Socket { path: path.to_owned(), source })
 }
 
 /// Removes the socket file.
 pub(crate) fn remove(path: &Path) -> Result<(), WaitError> {
     match std::fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(WaitError::Socket {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(WaitError::Socket { path: path.to_owned(), source })
+        }
         _ => Ok(()),
     }
 }
 
 /// Waits for a valid order of one of these users, however many bad ones come before it.
-pub(crate) fn wait(
-    listener: &OwnedFd,
-    signals: &Signals,
-    users: &[u32],
-) -> Result<Heard, WaitError> {
+pub(crate) fn wait(listener: &OwnedFd, signals: &Signals, users: &[u32]) -> Result<Heard, WaitError> {
     loop {
-        let mut waits = [
-            PollFd::new(&signals.0, PollFlags::IN),
-            PollFd::new(listener, PollFlags::IN),
-        ];
+        let mut waits = [PollFd::new(&signals.0, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
         match poll(&mut waits, None) {
             Ok(_) if !waits[0].revents().is_empty() => return Ok(Heard::Ended),
             Ok(_) => {}
@@ -94,16 +83,10 @@ pub(crate) fn wait(
         };
         let uid = peer(&sender)?.uid;
         if !users.contains(&uid) {
-            refuse(
-                &sender,
-                format_args!("user {uid} may not give launch orders here"),
-            );
+            refuse(&sender, format_args!("user {uid} may not give launch orders here"));
             continue;
         }
-        let patience = Patience {
-            until: Instant::now() + ORDER_TIMEOUT,
-            interrupt: signals.0.as_fd(),
-        };
+        let patience = Patience { until: Instant::now() + ORDER_TIMEOUT, interrupt: signals.0.as_fd() };
         match receive(&sender, patience) {
             Ok(received) => return Ok(Heard::Order(sender, received)),
             Err(ReceiveError::Interrupted) => return Ok(Heard::Ended),

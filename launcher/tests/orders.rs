@@ -30,31 +30,16 @@ impl Launcher {
 
     fn start_in(dir: TempDir, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vse-launcher"));
-        command
-            .arg("--socket")
-            .arg(dir.path().join("launch.sock"))
-            .args(args)
-            .env("INHERITED", "yes");
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        command.arg("--socket").arg(dir.path().join("launch.sock")).args(args).env("INHERITED", "yes");
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let console = BufReader::new(child.stdout.take().unwrap());
-        let mut launcher = Self {
-            dir,
-            child,
-            console,
-        };
+        let mut launcher = Self { dir, child, console };
         launcher.await_waiting();
         launcher
     }
 
     fn await_waiting(&mut self) {
-        assert_eq!(
-            self.line(),
-            "vse: waiting for the node runtime of this host"
-        );
+        assert_eq!(self.line(), "vse: waiting for the node runtime of this host");
     }
 
     fn line(&mut self) -> String {
@@ -134,30 +119,17 @@ fn answer(launcher: &Launcher, bytes: &[u8]) -> String {
 fn becomes_the_program_with_just_what_was_ordered() {
     let launcher = Launcher::start();
     let mut order = shell("cat <&9; cat <&3; env; echo pid $$; ls /proc/$$/fd | tr '\\n' ' '");
-    order.descriptors = vec![
-        Descriptor {
-            name: "nine".into(),
-            target: 9,
-        },
-        Descriptor {
-            name: "three".into(),
-            target: 3,
-        },
-    ];
+    order.descriptors =
+        vec![Descriptor { name: "nine".into(), target: 9 }, Descriptor { name: "three".into(), target: 3 }];
     let (nine, three) = (file("nine\n"), file("three\n"));
     let pid = launcher.child.id();
     let socket = launcher.dir.path().join("launch.sock");
-    launcher
-        .send(&order, &[nine.as_fd(), three.as_fd()])
-        .unwrap();
+    launcher.send(&order, &[nine.as_fd(), three.as_fd()]).unwrap();
     assert!(!socket.exists());
     let output = launcher.finish();
     let lines: Vec<&str> = output.lines().collect();
     assert_eq!(lines[..2], ["nine", "three"]);
-    assert!(
-        lines.contains(&"PATH=/usr/bin:/bin") && !output.contains("INHERITED"),
-        "{output}"
-    );
+    assert!(lines.contains(&"PATH=/usr/bin:/bin") && !output.contains("INHERITED"), "{output}");
     assert!(lines.contains(&format!("pid {pid}").as_str()), "{output}");
     assert_eq!(*lines.last().unwrap(), "0 1 2 3 9 ");
 }
@@ -171,10 +143,7 @@ fn the_program_cannot_be_terminated_or_gain_privileges() {
     order.args = vec!["/proc/self/status".into()];
     launcher.send(&order, &[]).unwrap();
     let output = launcher.finish();
-    let mask = output
-        .lines()
-        .find_map(|line| line.strip_prefix("SigBlk:"))
-        .unwrap();
+    let mask = output.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
     let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         assert_ne!(mask & (1 << (signal as u32 - 1)), 0, "{signal} in {mask:x}");
@@ -186,18 +155,11 @@ fn the_program_cannot_be_terminated_or_gain_privileges() {
 fn more_descriptors_than_one_message_holds_arrive_in_order() {
     let launcher = Launcher::start();
     let files: Vec<File> = (0..400).map(|index| file(&format!("{index}\n"))).collect();
-    let mut order =
-        shell("cat /proc/self/fd/3 /proc/self/fd/255 /proc/self/fd/256 /proc/self/fd/402");
+    let mut order = shell("cat /proc/self/fd/3 /proc/self/fd/255 /proc/self/fd/256 /proc/self/fd/402");
     // The other way round from how they arrive: every one stands where another belongs.
-    order.descriptors = (0..400)
-        .map(|index| Descriptor {
-            name: format!("file {index}"),
-            target: 402 - index,
-        })
-        .collect();
-    launcher
-        .send(&order, &files.iter().map(File::as_fd).collect::<Vec<_>>())
-        .unwrap();
+    order.descriptors =
+        (0..400).map(|index| Descriptor { name: format!("file {index}"), target: 402 - index }).collect();
+    launcher.send(&order, &files.iter().map(File::as_fd).collect::<Vec<_>>()).unwrap();
     assert_eq!(launcher.finish(), "399\n147\n146\n0\n");
 }
 
@@ -206,19 +168,11 @@ fn a_program_that_cannot_be_executed_leaves_the_launcher_waiting() {
     let mut launcher = Launcher::start();
     let mut order = shell("");
     order.program = "/no/such/engine".into();
-    order.descriptors = vec![Descriptor {
-        name: "file".into(),
-        target: 5,
-    }];
+    order.descriptors = vec![Descriptor { name: "file".into(), target: 5 }];
     let refusal = launcher.send(&order, &[file("").as_fd()]).unwrap_err();
-    assert!(
-        matches!(&refusal, SendError::Refused(why) if why.contains("/no/such/engine")),
-        "{refusal:?}"
-    );
+    assert!(matches!(&refusal, SendError::Refused(why) if why.contains("/no/such/engine")), "{refusal:?}");
     launcher.await_waiting();
-    launcher
-        .send(&shell("ls /proc/$$/fd | tr '\\n' ' '"), &[])
-        .unwrap();
+    launcher.send(&shell("ls /proc/$$/fd | tr '\\n' ' '"), &[]).unwrap();
     assert_eq!(launcher.finish(), "0 1 2 ");
 }
 
@@ -228,31 +182,14 @@ fn bad_orders_are_answered_and_forgotten() {
     for (bytes, why) in [
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "no launch order"),
         (b"VSEL\x02\0\0\0\x01\0\0\0x".to_vec(), "version 2"),
-        (
-            b"VSEL\x01\0\0\0\xff\xff\xff\xff".to_vec(),
-            "4294967295 bytes",
-        ),
+        (b"VSEL\x01\0\0\0\xff\xff\xff\xff".to_vec(), "4294967295 bytes"),
         (raw_order(b"{}"), "cannot be read"),
-        (
-            raw_order(br#"{"program":"sh","args":[],"env":{},"descriptors":[]}"#),
-            "absolute",
-        ),
-        (
-            raw_order(
-                br#"{"program":"/sh","args":[],"env":{},"descriptors":[{"name":"n","target":1}]}"#,
-            ),
-            "number 1",
-        ),
-        (
-            raw_order(br#"{"program":"/sh","args":[],"env":{},"descriptors":[],"uid":0}"#),
-            "uid",
-        ),
+        (raw_order(br#"{"program":"sh","args":[],"env":{},"descriptors":[]}"#), "absolute"),
+        (raw_order(br#"{"program":"/sh","args":[],"env":{},"descriptors":[{"name":"n","target":1}]}"#), "number 1"),
+        (raw_order(br#"{"program":"/sh","args":[],"env":{},"descriptors":[],"uid":0}"#), "uid"),
     ] {
         let answer = answer(&launcher, &bytes);
-        assert!(
-            answer.starts_with('-') && answer.contains(why),
-            "{answer:?} does not say {why:?}"
-        );
+        assert!(answer.starts_with('-') && answer.contains(why), "{answer:?} does not say {why:?}");
     }
     launcher.assert_alive();
 }
@@ -270,9 +207,7 @@ fn senders_that_die_midway_are_forgotten() {
 
 /// An order for one descriptor that never comes, as bytes.
 fn order_for_one(script: &str) -> String {
-    format!(
-        r#"{{"program":"/bin/sh","args":["-c","{script}"],"env":{{}},"descriptors":[{{"name":"n","target":3}}]}}"#
-    )
+    format!(r#"{{"program":"/bin/sh","args":["-c","{script}"],"env":{{}},"descriptors":[{{"name":"n","target":3}}]}}"#)
 }
 
 #[test]
@@ -281,10 +216,7 @@ fn missing_and_stray_descriptors_are_refused() {
     let order = raw_order(order_for_one("echo never").as_bytes());
     // The carrier comes without its descriptor.
     let missing = answer(&launcher, &[order.as_slice(), b"\xfd"].concat());
-    assert!(
-        missing.contains("names 1 descriptors, 0 arrived"),
-        "{missing}"
-    );
+    assert!(missing.contains("names 1 descriptors, 0 arrived"), "{missing}");
 
     let file = file("");
     // A descriptor rides on the header, and two on the carrier.
@@ -295,20 +227,11 @@ fn missing_and_stray_descriptors_are_refused() {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-        sendmsg(
-            &socket,
-            &[IoSlice::new(bytes)],
-            &mut ancillary,
-            SendFlags::empty(),
-        )
-        .unwrap();
+        sendmsg(&socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::empty()).unwrap();
         let mut answer = Vec::new();
         let _ = socket.read_to_end(&mut answer);
         let answer = String::from_utf8(answer).unwrap();
-        assert!(
-            answer.starts_with('-') && answer.contains("arrived"),
-            "{answer}"
-        );
+        assert!(answer.starts_with('-') && answer.contains("arrived"), "{answer}");
     }
     launcher.assert_alive();
 }
@@ -317,10 +240,7 @@ fn missing_and_stray_descriptors_are_refused() {
 fn only_the_named_users_may_order() {
     let launcher = Launcher::start_in(tempfile::tempdir().unwrap(), &["--orders-from", "12345"]);
     let refusal = launcher.send(&shell("echo never"), &[]).unwrap_err();
-    assert!(
-        matches!(&refusal, SendError::Refused(why) if why.contains("may not")),
-        "{refusal:?}"
-    );
+    assert!(matches!(&refusal, SendError::Refused(why) if why.contains("may not")), "{refusal:?}");
 }
 
 #[test]
@@ -332,11 +252,7 @@ fn termination_ends_the_wait_at_once() {
             socket.write_all(b"VSEL").unwrap();
             socket
         });
-        kill(
-            Pid::from_raw(launcher.child.id().cast_signed()),
-            Signal::SIGTERM,
-        )
-        .unwrap();
+        kill(Pid::from_raw(launcher.child.id().cast_signed()), Signal::SIGTERM).unwrap();
         assert!(launcher.child.wait().unwrap().success());
         assert!(!launcher.dir.path().join("launch.sock").exists());
     }
@@ -351,14 +267,7 @@ fn a_socket_left_by_an_earlier_life_is_replaced() {
 
 #[test]
 fn help_shows_an_example() {
-    let output = Command::new(env!("CARGO_BIN_EXE_vse-launcher"))
-        .arg("--help")
-        .output()
-        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_vse-launcher")).arg("--help").output().unwrap();
     assert!(output.status.success());
-    assert!(
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .contains("Example")
-    );
+    assert!(String::from_utf8(output.stdout).unwrap().contains("Example"));
 }

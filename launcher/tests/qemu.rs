@@ -20,8 +20,8 @@ use tempfile::TempDir;
 use vse_engine::qemu::Qemu;
 use vse_engine::threads::threads;
 use vse_engine::{
-    Accelerator, Boot, Cache, CpuTopology, Disk, DiskSource, Engine, Event, ExitMeaning, Guest,
-    GuestConfig, Memory, PageSize, RunState, ShutdownCause, Storage,
+    Accelerator, Boot, Cache, CpuTopology, Disk, DiskSource, Engine, Event, ExitMeaning, Guest, GuestConfig, Memory,
+    PageSize, RunState, ShutdownCause, Storage,
 };
 use vse_launch::{Descriptor, LaunchOrder, connect_beneath, send};
 
@@ -84,6 +84,9 @@ const POWER_OFF: &[u8] = &[0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef];
 /// A panic told to pvpanic.
 const PANIC: &[u8] = &[0xba, 0x05, 0x05, 0xb0, 0x01, 0xee];
 
+/// A hard reset through the chipset's reset control register.
+const RESET: &[u8] = &[0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee];
+
 fn guest(dir: &Path, code: &[u8]) -> GuestConfig {
     let image = dir.join("scratch,disk.img");
     File::create(&image).unwrap().set_len(1 << 20).unwrap();
@@ -99,31 +102,16 @@ fn guest(dir: &Path, code: &[u8]) -> GuestConfig {
         name: "default/test-1".into(),
         uuid: "6f1c2f0e-1de1-4b5a-9d3c-0a2b4c6d8e0f".into(),
         runtime_dir: dir.to_str().unwrap().into(),
-        cpu: CpuTopology {
-            sockets: 1,
-            cores: 2,
-            threads: 1,
-        },
-        memory: Memory {
-            bytes: 64 << 20,
-            pages: PageSize::Default,
-        },
+        cpu: CpuTopology { sockets: 1, cores: 2, threads: 1 },
+        memory: Memory { bytes: 64 << 20, pages: PageSize::Default },
         boot: Boot {
             kernel: kernel(dir, code),
             initramfs: Some(file(dir, "initramfs", b"x")),
             command_line: "a, b=c".into(),
         },
         disks: vec![
-            disk(
-                "vse-system",
-                DiskSource::Fd(file(dir, "system", &[0; 4096])),
-                true,
-            ),
-            disk(
-                "scratch",
-                DiskSource::Path(image.to_str().unwrap().into()),
-                false,
-            ),
+            disk("vse-system", DiskSource::Fd(file(dir, "system", &[0; 4096])), true),
+            disk("scratch", DiskSource::Path(image.to_str().unwrap().into()), false),
         ],
         nics: vec![],
         accelerator: Accelerator::Emulation,
@@ -143,11 +131,9 @@ impl Running {
             .unwrap();
         let console = child.stdout.as_mut().unwrap();
         let mut line = String::new();
-        BufReader::with_capacity(1, console)
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::with_capacity(1, console).read_line(&mut line).unwrap();
         assert!(line.contains("waiting"), "{line}");
-        let running = Self { dir, child };
+        let mut running = Self { dir, child };
 
         let guest = guest(running.dir.path(), code);
         let engine = qemu();
@@ -159,10 +145,7 @@ impl Running {
             descriptors: command
                 .descriptors
                 .iter()
-                .map(|handed| Descriptor {
-                    name: handed.name.clone(),
-                    target: handed.target,
-                })
+                .map(|handed| Descriptor { name: handed.name.clone(), target: handed.target })
                 .collect(),
         };
         let fds: Vec<_> = command.descriptors.iter().map(|handed| handed.fd).collect();
@@ -178,19 +161,13 @@ impl Running {
     }
 
     /// The engine's monitor, as soon as there is one.
-    async fn connect(&self) -> Box<dyn Guest> {
+    async fn connect(&mut self) -> Box<dyn Guest> {
         let dir = File::open(self.dir.path()).unwrap();
         let engine = qemu();
-        let stream = until("the monitor", || {
-            connect_beneath(dir.as_fd(), engine.monitor_socket()).ok()
-        })
-        .await;
+        let stream = until("the monitor", || connect_beneath(dir.as_fd(), engine.monitor_socket()).ok()).await;
         assert_eq!(stream.peer_pid, self.pid());
         stream.stream.set_nonblocking(true).unwrap();
-        engine
-            .connect(tokio::net::UnixStream::from_std(stream.stream).unwrap())
-            .await
-            .unwrap()
+        engine.connect(tokio::net::UnixStream::from_std(stream.stream).unwrap()).await.unwrap()
     }
 
     fn link(&self, name: &str) -> PathBuf {
@@ -203,12 +180,7 @@ impl Running {
         let mut seen = Vec::new();
         while !seen.ends_with(text.as_bytes()) {
             let mut byte = [0];
-            assert_eq!(
-                console.read(&mut byte).unwrap(),
-                1,
-                "{text:?} not in {:?}",
-                String::from_utf8_lossy(&seen)
-            );
+            assert_eq!(console.read(&mut byte).unwrap(), 1, "{text:?} not in {:?}", String::from_utf8_lossy(&seen));
             seen.extend(byte);
         }
     }
@@ -226,10 +198,7 @@ async fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(
-            start.elapsed() < Duration::from_secs(30),
-            "waited too long for {what}"
-        );
+        assert!(start.elapsed() < Duration::from_secs(30), "waited too long for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -244,35 +213,16 @@ async fn the_launcher_becomes_an_engine_that_runs_pauses_and_stops() {
     let mut events = guest.events();
 
     // Nothing of the launcher is left, and the descriptors are where the arguments say.
-    assert!(
-        running
-            .link("exe")
-            .to_str()
-            .unwrap()
-            .contains("qemu-system")
-    );
+    assert!(running.link("exe").to_str().unwrap().contains("qemu-system"));
     assert!(running.link("fd/10").to_str().unwrap().contains("kernel"));
-    assert!(
-        running
-            .link("fd/11")
-            .to_str()
-            .unwrap()
-            .contains("initramfs")
-    );
+    assert!(running.link("fd/11").to_str().unwrap().contains("initramfs"));
     assert!(!running.dir.path().join("launch.sock").exists());
 
     // It comes up paused, so that its threads can be pinned first.
     assert_eq!(state(&*guest).await, RunState::Prelaunch);
     let vcpus = guest.vcpu_threads().await.unwrap();
     let threads = threads(Path::new("/proc"), running.pid(), &vcpus).unwrap();
-    assert_eq!(
-        threads
-            .vcpus
-            .iter()
-            .map(|(vcpu, _)| *vcpu)
-            .collect::<Vec<_>>(),
-        [0, 1]
-    );
+    assert_eq!(threads.vcpus.iter().map(|(vcpu, _)| *vcpu).collect::<Vec<_>>(), [0, 1]);
     assert!(threads.emulator.contains(&running.pid()));
 
     guest.resume().await.unwrap();
@@ -287,16 +237,8 @@ async fn the_launcher_becomes_an_engine_that_runs_pauses_and_stops() {
     assert!(!guest.info().await.unwrap().agent_connected);
 
     guest.stop().await.unwrap();
-    let ended = events
-        .find(|event| matches!(event, Event::Shutdown { .. }))
-        .await;
-    assert_eq!(
-        ended,
-        Some(Event::Shutdown {
-            by_guest: false,
-            cause: ShutdownCause::Stopped
-        })
-    );
+    let ended = events.find(|event| matches!(event, Event::Shutdown { .. })).await;
+    assert_eq!(ended, Some(Event::Shutdown { by_guest: false, cause: ShutdownCause::Stopped }));
     assert_eq!(events.next().await, Some(Event::MonitorClosed));
     assert_eq!(events.next().await, None);
     assert_eq!(running.exit(), ExitMeaning::PoweredOff);
@@ -311,25 +253,17 @@ async fn termination_does_not_reach_the_guest() {
     }
     assert_eq!(state(&*guest).await, RunState::Running);
     let pending = |status: &str| {
-        let mask = status
-            .lines()
-            .find_map(|line| line.strip_prefix("ShdPnd:"))
-            .unwrap()
-            .trim();
+        let mask = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap().trim();
         u64::from_str_radix(mask, 16).unwrap()
     };
     // Every thread blocks it: it stays pending for the process.
     let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
-    assert_ne!(
-        pending(&status) & (1 << (Signal::SIGTERM as u32 - 1)),
-        0,
-        "{status}"
-    );
+    assert_ne!(pending(&status) & (1 << (Signal::SIGTERM as u32 - 1)), 0, "{status}");
 }
 
 #[tokio::test]
 async fn a_running_engine_is_adopted() {
-    let (running, guest) = Running::launch(IDLE).await;
+    let (mut running, guest) = Running::launch(IDLE).await;
     guest.resume().await.unwrap();
     drop(guest);
     let adopted = running.connect().await;
@@ -352,17 +286,19 @@ async fn a_guest_that_powers_off_is_a_success() {
     let (running, guest) = Running::launch(&[POWER_OFF, IDLE].concat()).await;
     let mut events = guest.events();
     guest.resume().await.unwrap();
-    let ended = events
-        .find(|event| matches!(event, Event::Shutdown { .. }))
-        .await;
-    assert_eq!(
-        ended,
-        Some(Event::Shutdown {
-            by_guest: true,
-            cause: ShutdownCause::PowerOff
-        })
-    );
+    let ended = events.find(|event| matches!(event, Event::Shutdown { .. })).await;
+    assert_eq!(ended, Some(Event::Shutdown { by_guest: true, cause: ShutdownCause::PowerOff }));
     assert_eq!(running.exit(), ExitMeaning::PoweredOff);
+}
+
+#[tokio::test]
+async fn a_guest_that_reboots_stays_with_its_engine() {
+    let (mut running, guest) = Running::launch(&[&say("booted\n"), RESET, IDLE].concat()).await;
+    let mut events = guest.events();
+    guest.resume().await.unwrap();
+    running.await_console("booted\n");
+    assert_eq!(events.find(|event| *event != Event::Resumed).await, Some(Event::Reset { by_guest: true }));
+    running.await_console("booted\n");
 }
 
 #[tokio::test]
@@ -370,9 +306,6 @@ async fn a_guest_that_panics_is_a_failure() {
     let (running, guest) = Running::launch(&[PANIC, IDLE].concat()).await;
     let mut events = guest.events();
     guest.resume().await.unwrap();
-    assert_eq!(
-        events.find(|event| *event == Event::Panicked).await,
-        Some(Event::Panicked)
-    );
+    assert_eq!(events.find(|event| *event == Event::Panicked).await, Some(Event::Panicked));
     assert_eq!(running.exit(), ExitMeaning::Failed { code: 1 });
 }

@@ -19,9 +19,7 @@ pub(super) struct QemuGuest {
 
 impl QemuGuest {
     pub(super) async fn connect(monitor: UnixStream) -> Result<Self, GuestError> {
-        Ok(Self {
-            qmp: Qmp::connect(monitor).await?,
-        })
+        Ok(Self { qmp: Qmp::connect(monitor).await? })
     }
 
     fn order(&self, command: &'static str) -> BoxFuture<'_, Result<(), GuestError>> {
@@ -57,10 +55,7 @@ impl Guest for QemuGuest {
         async move {
             let status = self.qmp.execute("query-status", json!({})).await?;
             let chardevs = self.qmp.execute("query-chardev", json!({})).await?;
-            Ok(Info {
-                state: run_state(&status)?,
-                agent_connected: agent_connected(&chardevs),
-            })
+            Ok(Info { state: run_state(&status)?, agent_connected: agent_connected(&chardevs) })
         }
         .boxed()
     }
@@ -70,26 +65,21 @@ impl Guest for QemuGuest {
     }
 
     fn events(&self) -> Events {
-        Events {
-            receiver: self.qmp.events(),
-            closed: false,
-        }
+        Events { receiver: self.qmp.events(), closed: false }
     }
 }
 
 fn run_state(status: &Value) -> Result<RunState, GuestError> {
     let status = status.get("status").and_then(Value::as_str);
-    Ok(
-        match status.ok_or_else(|| GuestError::Protocol("a status without a state".into()))? {
-            "prelaunch" => RunState::Prelaunch,
-            "running" => RunState::Running,
-            "paused" => RunState::Paused,
-            "shutdown" => RunState::Shutdown,
-            "guest-panicked" => RunState::Panicked,
-            "internal-error" | "io-error" => RunState::Failed,
-            _ => RunState::Other,
-        },
-    )
+    Ok(match status.ok_or_else(|| GuestError::Protocol("a status without a state".into()))? {
+        "prelaunch" => RunState::Prelaunch,
+        "running" => RunState::Running,
+        "paused" => RunState::Paused,
+        "shutdown" => RunState::Shutdown,
+        "guest-panicked" => RunState::Panicked,
+        "internal-error" | "io-error" => RunState::Failed,
+        _ => RunState::Other,
+    })
 }
 
 fn agent_connected(chardevs: &Value) -> bool {
@@ -102,10 +92,7 @@ fn vcpu_threads(cpus: &Value) -> Result<Vec<VcpuThread>, GuestError> {
     let thread = |cpu| {
         let vcpu = number(cpu, "cpu-index").and_then(|index| u32::try_from(index).ok());
         let tid = number(cpu, "thread-id").and_then(|tid| i32::try_from(tid).ok());
-        Some(VcpuThread {
-            vcpu: vcpu?,
-            tid: tid.filter(|&tid| tid > 0)?,
-        })
+        Some(VcpuThread { vcpu: vcpu?, tid: tid.filter(|&tid| tid > 0)? })
     };
     let cpus = cpus.as_array().filter(|cpus| cpus.len() <= MAX_VCPUS);
     let threads: Option<Vec<_>> = cpus.and_then(|cpus| cpus.iter().map(thread).collect());
@@ -131,9 +118,7 @@ pub(super) fn event(line: &Value) -> Option<Event> {
         "GUEST_PANICKED" => Some(Event::Panicked),
         "STOP" => Some(Event::Paused),
         "RESUME" => Some(Event::Resumed),
-        "VSERPORT_CHANGE" if data["id"] == AGENT => {
-            data["open"].as_bool().map(Event::AgentConnected)
-        }
+        "VSERPORT_CHANGE" if data["id"] == AGENT => data["open"].as_bool().map(Event::AgentConnected),
         _ => None,
     }
 }
@@ -146,20 +131,11 @@ mod tests {
     fn events_are_read_from_what_qemu_sends() {
         let shutdown = json!({"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"},
             "timestamp": {"seconds": 1, "microseconds": 2}});
-        assert_eq!(
-            event(&shutdown),
-            Some(Event::Shutdown {
-                by_guest: true,
-                cause: ShutdownCause::PowerOff
-            })
-        );
+        assert_eq!(event(&shutdown), Some(Event::Shutdown { by_guest: true, cause: ShutdownCause::PowerOff }));
         let agent = |id| json!({"event": "VSERPORT_CHANGE", "data": {"id": id, "open": true}});
         assert_eq!(event(&agent("agent")), Some(Event::AgentConnected(true)));
         assert_eq!(event(&agent("other")), None);
-        for hostile in [
-            json!({"event": 1}),
-            json!({"event": "VSERPORT_CHANGE", "data": {"id": "agent"}}),
-        ] {
+        for hostile in [json!({"event": 1}), json!({"event": "VSERPORT_CHANGE", "data": {"id": "agent"}})] {
             assert_eq!(event(&hostile), None);
         }
     }
@@ -168,33 +144,16 @@ mod tests {
     fn threads_are_all_or_nothing() {
         let cpu = |index: u32, tid: u64| json!({"cpu-index": index, "thread-id": tid, "target": "x86_64"});
         let threads = vcpu_threads(&json!([cpu(0, 12), cpu(1, 13)])).unwrap();
-        assert_eq!(
-            threads,
-            [
-                VcpuThread { vcpu: 0, tid: 12 },
-                VcpuThread { vcpu: 1, tid: 13 }
-            ]
-        );
-        for hostile in [
-            json!({}),
-            json!([cpu(0, 0)]),
-            json!([cpu(0, 1_u64 << 40)]),
-            json!([{}]),
-        ] {
+        assert_eq!(threads, [VcpuThread { vcpu: 0, tid: 12 }, VcpuThread { vcpu: 1, tid: 13 }]);
+        for hostile in [json!({}), json!([cpu(0, 0)]), json!([cpu(0, 1_u64 << 40)]), json!([{}])] {
             assert!(vcpu_threads(&hostile).is_err(), "{hostile}");
         }
     }
 
     #[test]
     fn states_that_are_new_are_other() {
-        assert_eq!(
-            run_state(&json!({"status": "running", "running": true})).unwrap(),
-            RunState::Running
-        );
-        assert_eq!(
-            run_state(&json!({"status": "finish-migrate"})).unwrap(),
-            RunState::Other
-        );
+        assert_eq!(run_state(&json!({"status": "running", "running": true})).unwrap(), RunState::Running);
+        assert_eq!(run_state(&json!({"status": "finish-migrate"})).unwrap(), RunState::Other);
         assert!(run_state(&json!([])).is_err());
     }
 }

@@ -12,8 +12,7 @@ use futures::future::BoxFuture;
 use tokio::net::UnixStream;
 
 use crate::{
-    AcceleratorKind, Capabilities, Command, ConfigError, Engine, Feature, Guest, GuestConfig,
-    GuestError, PageSize,
+    AcceleratorKind, Capabilities, Command, ConfigError, Engine, Feature, Guest, GuestConfig, GuestError, PageSize,
 };
 
 pub use overhead::overhead;
@@ -49,10 +48,7 @@ impl Qemu {
             page_sizes: [PageSize::Default, PageSize::Huge2M, PageSize::Huge1G].into(),
             features: [Feature::Pause, Feature::PowerButton, Feature::GuestAgent].into(),
         };
-        Self {
-            program: program.into(),
-            capabilities,
-        }
+        Self { program: program.into(), capabilities }
     }
 }
 
@@ -77,10 +73,7 @@ impl Engine for Qemu {
         AGENT_SOCKET
     }
 
-    fn connect(
-        &self,
-        monitor: UnixStream,
-    ) -> BoxFuture<'static, Result<Box<dyn Guest>, GuestError>> {
+    fn connect(&self, monitor: UnixStream) -> BoxFuture<'static, Result<Box<dyn Guest>, GuestError>> {
         async move {
             let guest: Box<dyn Guest> = Box::new(guest::QemuGuest::connect(monitor).await?);
             Ok(guest)

@@ -51,45 +51,23 @@ impl Qmp {
     pub(super) async fn connect(stream: UnixStream) -> Result<Self, GuestError> {
         let (read, write) = stream.into_split();
         let mut lines = Lines::new(BufReader::new(read), LINE_BYTES);
-        let greeting = timeout(TIMEOUT, lines.next_json())
-            .await
-            .map_err(|_| late("a connection"))??;
+        let greeting = timeout(TIMEOUT, lines.next_json()).await.map_err(|_| late("a connection"))??;
         if greeting.ok_or(GuestError::Closed)?.get("QMP").is_none() {
             return Err(GuestError::Protocol("no greeting".into()));
         }
         let (requests, requests_in) = mpsc::channel(1);
         let (events_out, events) = broadcast::channel(EVENTS);
-        tokio::spawn(
-            Connection {
-                lines,
-                write,
-                events: events_out,
-                pending: None,
-                last_id: 0,
-            }
-            .serve(requests_in),
-        );
+        tokio::spawn(Connection { lines, write, events: events_out, pending: None, last_id: 0 }.serve(requests_in));
         let qmp = Self { requests, events };
         qmp.execute("qmp_capabilities", json!({})).await?;
         Ok(qmp)
     }
 
     /// Executes a command and returns its answer.
-    pub(super) async fn execute(
-        &self,
-        command: &'static str,
-        arguments: Value,
-    ) -> Result<Value, GuestError> {
+    pub(super) async fn execute(&self, command: &'static str, arguments: Value) -> Result<Value, GuestError> {
         let (answer, outcome) = oneshot::channel();
-        let request = Request {
-            command,
-            arguments,
-            answer,
-        };
-        self.requests
-            .send(request)
-            .await
-            .map_err(|_| GuestError::Closed)?;
+        let request = Request { command, arguments, answer };
+        self.requests.send(request).await.map_err(|_| GuestError::Closed)?;
         outcome.await.unwrap_or(Err(GuestError::Closed))
     }
 
@@ -118,10 +96,7 @@ struct Pending {
 impl Connection {
     async fn serve(mut self, mut requests: mpsc::Receiver<Request>) {
         let outcome = loop {
-            let deadline = self
-                .pending
-                .as_ref()
-                .map_or_else(Instant::now, |pending| pending.deadline);
+            let deadline = self.pending.as_ref().map_or_else(Instant::now, |pending| pending.deadline);
             tokio::select! {
                 line = self.lines.next_json() => match line {
                     Ok(Some(line)) => self.heard(&line),
@@ -147,27 +122,13 @@ impl Connection {
         }
     }
 
-    async fn ask(
-        &mut self,
-        Request {
-            command,
-            arguments,
-            answer,
-        }: Request,
-    ) -> Result<(), GuestError> {
+    async fn ask(&mut self, Request { command, arguments, answer }: Request) -> Result<(), GuestError> {
         self.last_id += 1;
         let id = self.last_id;
-        self.pending = Some(Pending {
-            id,
-            command,
-            deadline: Instant::now() + TIMEOUT,
-            answer,
-        });
+        self.pending = Some(Pending { id, command, deadline: Instant::now() + TIMEOUT, answer });
         let mut line = json!({"execute": command, "arguments": arguments, "id": id}).to_string();
         line.push('\n');
-        timeout(TIMEOUT, self.write.write_all(line.as_bytes()))
-            .await
-            .map_err(|_| late(command))??;
+        timeout(TIMEOUT, self.write.write_all(line.as_bytes())).await.map_err(|_| late(command))??;
         Ok(())
     }
 
@@ -186,10 +147,7 @@ impl Connection {
         let outcome = match (line.get("return"), line.get("error")) {
             (Some(value), _) => Ok(value.clone()),
             (None, Some(error)) => {
-                let reason = error
-                    .get("desc")
-                    .and_then(Value::as_str)
-                    .unwrap_or("no reason given");
+                let reason = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
                 Err(GuestError::Refused {
                     request: pending.command.to_owned(),
                     reason: printable(reason, REASON_CHARS),
@@ -202,10 +160,7 @@ impl Connection {
 }
 
 fn late(request: &str) -> GuestError {
-    GuestError::Late {
-        request: request.to_owned(),
-        after: TIMEOUT,
-    }
+    GuestError::Late { request: request.to_owned(), after: TIMEOUT }
 }
 
 impl From<LineError> for GuestError {
@@ -230,10 +185,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::spawn(async move {
             let (read, mut write) = theirs.into_split();
-            write
-                .write_all(format!("{first}\r\n").as_bytes())
-                .await
-                .unwrap();
+            write.write_all(format!("{first}\r\n").as_bytes()).await.unwrap();
             let mut lines = BufReader::new(read).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 let request: Value = serde_json::from_str(&line).unwrap();
@@ -251,20 +203,14 @@ mod tests {
     }
 
     async fn asked(answer: fn(u64) -> String) -> Result<Value, GuestError> {
-        Qmp::connect(monitor(GREETING, answer))
-            .await
-            .unwrap()
-            .execute("query-status", json!({}))
-            .await
+        Qmp::connect(monitor(GREETING, answer)).await.unwrap().execute("query-status", json!({})).await
     }
 
     #[tokio::test]
     async fn answers_find_their_request_among_events_and_strays() {
         let value = asked(|id| {
             let event = r#"{"event": "RTC_CHANGE", "data": {}}"#;
-            format!(
-                "{event}\n{{\"return\": 1, \"id\": 99}}\n{{\"return\": 2}}\n{{\"return\": 3, \"id\": {id}}}\n"
-            )
+            format!("{event}\n{{\"return\": 1, \"id\": 99}}\n{{\"return\": 2}}\n{{\"return\": 3, \"id\": {id}}}\n")
         });
         assert_eq!(value.await.unwrap(), json!(3));
     }
@@ -272,30 +218,20 @@ mod tests {
     #[tokio::test]
     async fn refusals_are_bounded() {
         let refused = asked(|id| {
-            json!({"error": {"desc": format!("no\u{1b}{}", "x".repeat(9000))}, "id": id})
-                .to_string()
-                + "\n"
+            json!({"error": {"desc": format!("no\u{1b}{}", "x".repeat(9000))}, "id": id}).to_string() + "\n"
         });
-        let Err(GuestError::Refused { request, reason }) = refused.await else {
-            panic!("not refused")
-        };
+        let Err(GuestError::Refused { request, reason }) = refused.await else { panic!("not refused") };
         assert_eq!((request.as_str(), reason.len()), ("query-status", 300));
     }
 
     #[tokio::test]
     async fn hostile_answers_close_the_connection() {
-        for answer in [
-            |_| "\n{]\n".to_owned(),
-            |_| "x".repeat((1 << 20) + 1),
-            |_| "[".repeat(100_000) + "\n",
-        ] as [fn(u64) -> _; 3]
+        for answer in [|_| "\n{]\n".to_owned(), |_| "x".repeat((1 << 20) + 1), |_| "[".repeat(100_000) + "\n"]
+            as [fn(u64) -> _; 3]
         {
             assert!(matches!(asked(answer).await, Err(GuestError::Protocol(_))));
         }
-        assert!(matches!(
-            asked(|_| String::new()).await,
-            Err(GuestError::Closed)
-        ));
+        assert!(matches!(asked(|_| String::new()).await, Err(GuestError::Closed)));
     }
 
     #[tokio::test]
@@ -307,24 +243,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_is_not_waited_out() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        assert!(matches!(
-            Qmp::connect(ours).await,
-            Err(GuestError::Late { .. })
-        ));
+        assert!(matches!(Qmp::connect(ours).await, Err(GuestError::Late { .. })));
         drop(theirs);
 
         let qmp = Qmp::connect(monitor(GREETING, |id| {
-            if id == 2 {
-                " ".into()
-            } else {
-                json!({"return": id, "id": id}).to_string() + "\n"
-            }
+            if id == 2 { " ".into() } else { json!({"return": id, "id": id}).to_string() + "\n" }
         }));
         let qmp = qmp.await.unwrap();
-        assert!(matches!(
-            qmp.execute("stop", json!({})).await,
-            Err(GuestError::Late { .. })
-        ));
+        assert!(matches!(qmp.execute("stop", json!({})).await, Err(GuestError::Late { .. })));
         assert_eq!(qmp.execute("cont", json!({})).await.unwrap(), json!(3));
     }
 }
