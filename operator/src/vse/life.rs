@@ -66,7 +66,8 @@ impl<'a> Life<'a> {
         let ended = || Life::Ended { exit: exit::exit(incarnation, vm, end.as_ref(), seen.now), recorded: false };
         match (vm, pod) {
             (None, None) => Life::Unborn,
-            (None, Some(_)) if end.is_some() => ended(),
+            // A deleted pod that no guest was ordered for leaves no end: nothing lived in it.
+            (None, Some(pod)) if end.is_some() && !PodFacts::of(pod).deleting() => ended(),
             (None, Some(pod)) => Life::Pending { pod },
             (Some(vm), pod) if !is_released(vm) => Life::Placed { vm, pod },
             (Some(_), Some(pod)) if end.is_none() => Life::Leaving { pod },

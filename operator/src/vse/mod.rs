@@ -251,3 +251,6 @@ fn failed(vse: Arc<VSE>, error: &Error, _: Arc<Context>) -> Again {
     }
     Again::requeue(error.retry_after())
 }
+
+#[cfg(test)]
+mod tests;
