@@ -58,12 +58,7 @@ const IMAGES: &[Image] = &[
         entrypoint: &["/vse-launcher"],
         user: NONROOT,
     },
-    Image {
-        name: "engine-qemu",
-        source: Source::Recipe,
-        entrypoint: &["/usr/bin/qemu-system-x86_64"],
-        user: NONROOT,
-    },
+    Image { name: "engine-qemu", source: Source::Recipe, entrypoint: &["/usr/bin/qemu-system-x86_64"], user: NONROOT },
     Image { name: "debian-hpc", source: Source::Recipe, entrypoint: &[], user: "0:0" },
     Image { name: "tiny", source: Source::Recipe, entrypoint: &[], user: "0:0" },
 ];
@@ -93,13 +88,10 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     for image in chosen {
         let started = Instant::now();
         let reference = format!("vse.hpc.io/{}:dev", image.name);
-        let spec =
-            ImageSpec { reference: &reference, entrypoint: image.entrypoint, user: image.user };
+        let spec = ImageSpec { reference: &reference, entrypoint: image.entrypoint, user: image.user };
         let archive = out.join(format!("{}.tar", image.name));
         let made = match (&image.source, &built) {
-            (Source::Binaries(names), Some(built)) => {
-                binaries::archive(&archive, &spec, built, names)
-            }
+            (Source::Binaries(names), Some(built)) => binaries::archive(&archive, &spec, built, names),
             (Source::Binaries(_), None) => bail!("{reference}: its binaries were not built"),
             (Source::Recipe, _) => recipe::archive(root, &archive, &spec, image.name, args.refresh),
         }

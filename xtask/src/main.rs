@@ -3,6 +3,8 @@
 //! Owns the OCI archives of all images, the generated files, and the check that crates depend on each other only
 //! along the arrows of ARCHITECTURE.md. Clusters, tests and releases are not its business.
 
+mod check;
+mod generate;
 mod images;
 mod oci;
 
@@ -22,12 +24,18 @@ struct Args {
 enum Command {
     /// Build OCI archives into .build/images
     Images(images::Args),
+    /// Write the files that are made from the API types
+    Generate,
+    /// Check that generated files are fresh and that crates depend on each other as they may
+    Check,
 }
 
 fn main() -> Result<()> {
     let root = workspace_root()?;
     match Args::parse().command {
         Command::Images(args) => images::run(&root, &args),
+        Command::Generate => generate::write(&root),
+        Command::Check => check::run(&root),
     }
 }
 

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use oci_spec::image::{
-    ANNOTATION_REF_NAME, Arch, ConfigBuilder, Descriptor, DescriptorBuilder, Digest,
-    ImageConfigurationBuilder, ImageIndexBuilder, ImageManifestBuilder, MediaType,
-    OciLayoutBuilder, Os, PlatformBuilder, RootFsBuilder, SCHEMA_VERSION,
+    ANNOTATION_REF_NAME, Arch, ConfigBuilder, Descriptor, DescriptorBuilder, Digest, ImageConfigurationBuilder,
+    ImageIndexBuilder, ImageManifestBuilder, MediaType, OciLayoutBuilder, Os, PlatformBuilder, RootFsBuilder,
+    SCHEMA_VERSION,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -29,14 +29,9 @@ pub(crate) struct ImageSpec<'a> {
 /// Writes `spec` with one layer (an uncompressed tar) to `archive` and returns the manifest's digest.
 ///
 /// `archive` is replaced whole, or left as it was on error.
-pub(crate) fn write_archive(
-    archive: &Path,
-    spec: &ImageSpec<'_>,
-    layer: &mut (impl Read + Seek),
-) -> Result<String> {
+pub(crate) fn write_archive(archive: &Path, spec: &ImageSpec<'_>, layer: &mut (impl Read + Seek)) -> Result<String> {
     let (diff_id, size) = digest_of(layer)?;
-    let layer_blob =
-        Blob { digest: diff_id, size, media_type: MediaType::ImageLayer }.descriptor()?;
+    let layer_blob = Blob { digest: diff_id, size, media_type: MediaType::ImageLayer }.descriptor()?;
 
     let config = ImageConfigurationBuilder::default()
         .architecture(Arch::Amd64)
@@ -48,12 +43,7 @@ pub(crate) fn write_archive(
                 .working_dir("/")
                 .build()?,
         )
-        .rootfs(
-            RootFsBuilder::default()
-                .typ("layers")
-                .diff_ids(vec![layer_blob.digest().to_string()])
-                .build()?,
-        )
+        .rootfs(RootFsBuilder::default().typ("layers").diff_ids(vec![layer_blob.digest().to_string()]).build()?)
         .history(vec![])
         .build()?;
     let config = serde_json::to_vec(&config)?;
@@ -67,9 +57,7 @@ pub(crate) fn write_archive(
         .build()?;
     let manifest = serde_json::to_vec(&manifest)?;
     let mut manifest_blob = Blob::of(&manifest, MediaType::ImageManifest).descriptor()?;
-    manifest_blob.set_platform(Some(
-        PlatformBuilder::default().architecture(Arch::Amd64).os(Os::Linux).build()?,
-    ));
+    manifest_blob.set_platform(Some(PlatformBuilder::default().architecture(Arch::Amd64).os(Os::Linux).build()?));
     manifest_blob.set_annotations(Some(HashMap::from([
         (ANNOTATION_REF_NAME.to_owned(), spec.reference.to_owned()),
         ("io.containerd.image.name".to_owned(), spec.reference.to_owned()),
@@ -112,13 +100,7 @@ impl<W: Write> Tar<W> {
     }
 
     /// Adds a file of exactly `size` bytes.
-    pub(crate) fn stream(
-        &mut self,
-        path: &str,
-        mode: u32,
-        size: u64,
-        content: impl Read,
-    ) -> Result<()> {
+    pub(crate) fn stream(&mut self, path: &str, mode: u32, size: u64, content: impl Read) -> Result<()> {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(tar::EntryType::Regular);
         header.set_mode(mode);
@@ -126,9 +108,7 @@ impl<W: Write> Tar<W> {
         header.set_gid(0);
         header.set_mtime(0);
         header.set_size(size);
-        self.0
-            .append_data(&mut header, path, content)
-            .with_context(|| format!("adding {path} to the archive"))
+        self.0.append_data(&mut header, path, content).with_context(|| format!("adding {path} to the archive"))
     }
 
     pub(crate) fn finish(self) -> Result<W> {
@@ -180,7 +160,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 fn persist(partial: tempfile::NamedTempFile, path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     partial.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    let _: File =
-        partial.persist(path).with_context(|| format!("writing {}", path.display()))?;
+    let _: File = partial.persist(path).with_context(|| format!("writing {}", path.display()))?;
     Ok(())
 }

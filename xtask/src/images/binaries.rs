@@ -41,8 +41,7 @@ pub(super) fn build(root: &Path, programs: &[&'static str]) -> Result<Built> {
 fn rustflags(root: &Path) -> Result<Vec<String>> {
     let cargo_home = match env::var_os("CARGO_HOME") {
         Some(path) => PathBuf::from(path),
-        None => PathBuf::from(env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?)
-            .join(".cargo"),
+        None => PathBuf::from(env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?).join(".cargo"),
     };
     Ok(vec![
         "-Ctarget-feature=+crt-static".to_owned(),
@@ -53,12 +52,7 @@ fn rustflags(root: &Path) -> Result<Vec<String>> {
 
 /// Writes an image with `programs` at its root; leaves `archive` untouched when it would not change, so that what
 /// looks at its time does not import it again.
-pub(super) fn archive(
-    archive: &Path,
-    spec: &ImageSpec<'_>,
-    built: &Built,
-    programs: &[&str],
-) -> Result<Made> {
+pub(super) fn archive(archive: &Path, spec: &ImageSpec<'_>, built: &Built, programs: &[&str]) -> Result<Made> {
     let mut layer = Tar::new(Vec::new());
     for program in programs {
         let path = built.get(program).with_context(|| format!("{program} was not built"))?;

@@ -20,13 +20,7 @@ use crate::oci::{ImageSpec, hex, write_archive};
 const FORMAT: &str = "1";
 
 /// Puts the image of recipe `name` at `archive`, from the cache where it can.
-pub(super) fn archive(
-    root: &Path,
-    archive: &Path,
-    spec: &ImageSpec<'_>,
-    name: &str,
-    refresh: bool,
-) -> Result<Made> {
+pub(super) fn archive(root: &Path, archive: &Path, spec: &ImageSpec<'_>, name: &str, refresh: bool) -> Result<Made> {
     let images = root.join("images");
     let key = key(&images, name, spec)?;
     let cache = cache_dir()?;
@@ -51,10 +45,7 @@ pub(super) fn archive(
 
 /// Runs a recipe; what it prints is shown only when it fails.
 fn run(script: &Path, tree: &Path) -> Result<()> {
-    let output = Command::new(script)
-        .arg(tree)
-        .output()
-        .with_context(|| format!("starting {}", script.display()))?;
+    let output = Command::new(script).arg(tree).output().with_context(|| format!("starting {}", script.display()))?;
     if !output.status.success() {
         bail!(
             "{} failed ({}):\n{}{}",
@@ -93,8 +84,7 @@ fn key(images: &Path, name: &str, spec: &ImageSpec<'_>) -> Result<String> {
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(directory)
-        .with_context(|| format!("reading {}", directory.display()))?;
+    let entries = fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?;
     for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
