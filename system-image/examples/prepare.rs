@@ -15,17 +15,11 @@ use vse_system_image::{Cache, Key, Source};
 fn main() -> Result<()> {
     tracing_subscriber::fmt().init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [tree, cache, init] = &arguments[..] else {
-        anyhow::bail!("usage: prepare TREE CACHE VSE-INIT")
-    };
+    let [tree, cache, init] = &arguments[..] else { anyhow::bail!("usage: prepare TREE CACHE VSE-INIT") };
     let key = Key::new(tree, None);
     let tree = File::open(tree).with_context(|| tree.clone())?;
     let init = std::fs::read(init).with_context(|| init.clone())?;
-    let source = Source {
-        tree: tree.as_fd(),
-        init: &init,
-        kernel: None,
-    };
+    let source = Source { tree: tree.as_fd(), init: &init, kernel: None };
     let image = Cache::open(cache)?.prepare(&key, &source)?;
     println!("{cache}/{key}: kernel {}", image.kernel_version);
     Ok(())

@@ -96,10 +96,7 @@ impl Cache {
     /// [`Error::Cache`].
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self> {
         let directory = directory.into();
-        let make = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory);
+        let make = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         make.at("make the directory", &directory)?;
         Ok(Cache { directory })
     }
@@ -174,37 +171,19 @@ impl Cache {
 
 /// Opens an entry; `None` when it is not there, not finished, damaged, or was made of something else.
 fn open_entry(entry: &Path, source: &Source<'_>) -> Result<Option<SystemImage>> {
-    let Some(manifest) =
-        Manifest::read(&entry.join(MANIFEST))?.filter(|manifest| manifest.is_of(source))
-    else {
+    let Some(manifest) = Manifest::read(&entry.join(MANIFEST))?.filter(|manifest| manifest.is_of(source)) else {
         return Ok(None);
     };
     let open = |name, bytes| {
         let path = entry.join(name);
-        File::open(path).ok().filter(|file| {
-            file.metadata()
-                .is_ok_and(|data| data.is_file() && data.len() == bytes)
-        })
+        File::open(path).ok().filter(|file| file.metadata().is_ok_and(|data| data.is_file() && data.len() == bytes))
     };
-    let Sizes {
-        kernel,
-        initramfs,
-        root,
-    } = manifest.sizes;
-    let files = (
-        open(KERNEL, kernel),
-        open(INITRAMFS, initramfs),
-        open(ROOT, root),
-    );
+    let Sizes { kernel, initramfs, root } = manifest.sizes;
+    let files = (open(KERNEL, kernel), open(INITRAMFS, initramfs), open(ROOT, root));
     let (Some(kernel), Some(initramfs), Some(root)) = files else {
         return Ok(None);
     };
-    Ok(Some(SystemImage {
-        kernel,
-        initramfs,
-        root,
-        kernel_version: manifest.kernel_version,
-    }))
+    Ok(Some(SystemImage { kernel, initramfs, root, kernel_version: manifest.kernel_version }))
 }
 
 /// Makes the files of an entry. What is cheap and likely to fail comes first.
@@ -215,15 +194,11 @@ fn make(entry: &Path, key: &Key, source: &Source<'_>) -> Result<()> {
     let modules = modules::read(tree, &kernel.version)?;
     let sizes = Sizes {
         kernel: put(entry, KERNEL, |file| file.write_all(&kernel.image))?,
-        initramfs: put(entry, INITRAMFS, |file| {
-            initramfs::write(BufWriter::new(file), source.init, &modules)
-        })?,
+        initramfs: put(entry, INITRAMFS, |file| initramfs::write(BufWriter::new(file), source.init, &modules))?,
         root: put_root(entry, key, source)?,
     };
     let manifest = Manifest::new(source, kernel.version, sizes);
-    put(entry, MANIFEST, |file| {
-        Ok(serde_json::to_writer_pretty(file, &manifest)?)
-    })?;
+    put(entry, MANIFEST, |file| Ok(serde_json::to_writer_pretty(file, &manifest)?))?;
     sync(entry)?;
     info!(
         %key,
@@ -244,11 +219,7 @@ fn put_root(entry: &Path, key: &Key, source: &Source<'_>) -> Result<u64> {
     let digest = Sha256::digest(&key.0);
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&digest[..16]);
-    let options = vse_erofs::Options {
-        uuid,
-        volume_name: "vse-system".to_owned(),
-        ..Default::default()
-    };
+    let options = vse_erofs::Options { uuid, volume_name: "vse-system".to_owned(), ..Default::default() };
     vse_erofs::write(source.tree, &file, &options).map_err(Error::Root)?;
     finish(&file, &path)
 }
@@ -262,16 +233,13 @@ fn put(entry: &Path, name: &str, write: impl FnOnce(&mut File) -> io::Result<()>
 }
 
 fn finish(file: &File, path: &Path) -> Result<u64> {
-    file.set_permissions(Permissions::from_mode(0o444))
-        .at("set the mode of", path)?;
+    file.set_permissions(Permissions::from_mode(0o444)).at("set the mode of", path)?;
     file.sync_all().at("write", path)?;
     Ok(file.metadata().at("examine", path)?.len())
 }
 
 fn sync(directory: &Path) -> Result<()> {
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .at("write", directory)
+    File::open(directory).and_then(|directory| directory.sync_all()).at("write", directory)
 }
 
 /// Deletes a directory, if it is there.

@@ -13,16 +13,9 @@ const MAX_WINDOW: u32 = 64 << 20;
 pub(crate) fn unpack(bytes: Vec<u8>, path: &Path, limit: u64) -> Result<Vec<u8>> {
     let source = bytes.as_slice();
     let reader: Box<dyn Read + '_> = match path.extension().and_then(|end| end.to_str()) {
-        Some("xz") => Box::new(lzma_rust2::XzReader::new_mem_limit(
-            source,
-            true,
-            MAX_WINDOW / 1024,
-        )),
+        Some("xz") => Box::new(lzma_rust2::XzReader::new_mem_limit(source, true, MAX_WINDOW / 1024)),
         Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(source)),
-        Some("zst") => Box::new(zstd(source).map_err(|source| Error::Tree {
-            path: path.to_owned(),
-            source,
-        })?),
+        Some("zst") => Box::new(zstd(source).map_err(|source| Error::Tree { path: path.to_owned(), source })?),
         _ => return Ok(bytes),
     };
     read_bounded(reader, path, limit)
@@ -30,15 +23,11 @@ pub(crate) fn unpack(bytes: Vec<u8>, path: &Path, limit: u64) -> Result<Vec<u8>>
 
 /// A file name without what compression added to it.
 pub(crate) fn unpacked_name(name: &str) -> &str {
-    [".xz", ".gz", ".zst"]
-        .iter()
-        .find_map(|end| name.strip_suffix(end))
-        .unwrap_or(name)
+    [".xz", ".gz", ".zst"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
 }
 
 fn zstd(source: &[u8]) -> io::Result<impl Read + '_> {
-    ruzstd::decoding::StreamingDecoder::new_with_max_window_size(source, MAX_WINDOW.into())
-        .map_err(io::Error::other)
+    ruzstd::decoding::StreamingDecoder::new_with_max_window_size(source, MAX_WINDOW.into()).map_err(io::Error::other)
 }
 
 #[cfg(test)]
@@ -53,23 +42,15 @@ mod tests {
         let packed = packed.finish().unwrap();
         let path = Path::new("a.ko.gz");
         assert_eq!(unpack(packed.clone(), path, 100_000).unwrap(), [7; 100_000]);
-        assert!(matches!(
-            unpack(packed, path, 99_999),
-            Err(Error::TooLarge { .. })
-        ));
+        assert!(matches!(unpack(packed, path, 99_999), Err(Error::TooLarge { .. })));
     }
 
     #[test]
     fn nonsense_is_an_error() {
         for name in ["a.ko.xz", "a.ko.gz", "a.ko.zst"] {
-            let message = unpack(b"nonsense".to_vec(), Path::new(name), 100)
-                .unwrap_err()
-                .to_string();
+            let message = unpack(b"nonsense".to_vec(), Path::new(name), 100).unwrap_err().to_string();
             assert!(message.contains(name), "{message}");
         }
-        assert_eq!(
-            unpack(b"nonsense".to_vec(), Path::new("a.ko"), 100).unwrap(),
-            b"nonsense"
-        );
+        assert_eq!(unpack(b"nonsense".to_vec(), Path::new("a.ko"), 100).unwrap(), b"nonsense");
     }
 }

@@ -31,9 +31,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The kernel's modules are not there.
-    #[error(
-        "the kernel {version} has no modules in the system image: /lib/modules/{version} is missing"
-    )]
+    #[error("the kernel {version} has no modules in the system image: /lib/modules/{version} is missing")]
     NoModules {
         /// The kernel's release.
         version: String,
@@ -102,10 +100,7 @@ impl Error {
             | Error::NoModule { .. }
             | Error::TooLarge { .. }
             | Error::SeedTooLarge { .. } => true,
-            Error::Root(source) => !matches!(
-                source,
-                vse_erofs::Error::Write(_) | vse_erofs::Error::Read { .. }
-            ),
+            Error::Root(source) => !matches!(source, vse_erofs::Error::Write(_) | vse_erofs::Error::Read { .. }),
             Error::Tree { .. } | Error::Cache { .. } | Error::Seed(_) => false,
         }
     }
@@ -118,10 +113,6 @@ pub(crate) trait At<T> {
 
 impl<T, E: Into<io::Error>> At<T> for std::result::Result<T, E> {
     fn at(self, action: &'static str, path: &Path) -> Result<T> {
-        self.map_err(|source| Error::Cache {
-            action,
-            path: path.to_owned(),
-            source: source.into(),
-        })
+        self.map_err(|source| Error::Cache { action, path: path.to_owned(), source: source.into() })
     }
 }

@@ -10,28 +10,15 @@ use crate::modules::Module;
 /// `/init`; `/modules/order`, whose lines name the modules beside it in the order to load them; `/dev/console`, which
 /// the kernel opens before `/init` can mount anything.
 pub(crate) fn write(out: impl Write, init: &[u8], modules: &[Module]) -> io::Result<()> {
-    let order: String = modules
-        .iter()
-        .flat_map(|module| [module.name.as_str(), "\n"])
-        .collect();
+    let order: String = modules.iter().flat_map(|module| [module.name.as_str(), "\n"]).collect();
     let mut archive = Archive { out, entries: 0 };
     archive.add("dev", ModeFileType::Directory, 0o755, &[])?;
     archive.console()?;
     archive.add("init", ModeFileType::Regular, 0o755, init)?;
     archive.add("modules", ModeFileType::Directory, 0o755, &[])?;
-    archive.add(
-        "modules/order",
-        ModeFileType::Regular,
-        0o644,
-        order.as_bytes(),
-    )?;
+    archive.add("modules/order", ModeFileType::Regular, 0o644, order.as_bytes())?;
     for module in modules {
-        archive.add(
-            &format!("modules/{}", module.name),
-            ModeFileType::Regular,
-            0o644,
-            &module.content,
-        )?;
+        archive.add(&format!("modules/{}", module.name), ModeFileType::Regular, 0o644, &module.content)?;
     }
     newc::trailer(archive.out)?.flush()
 }
@@ -48,10 +35,7 @@ impl<W: Write> Archive<W> {
     }
 
     fn console(&mut self) -> io::Result<()> {
-        let entry = self
-            .entry("dev/console")
-            .mode(0o600)
-            .set_mode_file_type(ModeFileType::Char);
+        let entry = self.entry("dev/console").mode(0o600).set_mode_file_type(ModeFileType::Char);
         self.put(entry.rdev_major(5).rdev_minor(1), &[])
     }
 
@@ -75,10 +59,7 @@ mod tests {
 
     #[test]
     fn holds_its_parts_in_order() {
-        let module = |name: &str| Module {
-            name: name.to_owned(),
-            content: name.as_bytes().to_vec(),
-        };
+        let module = |name: &str| Module { name: name.to_owned(), content: name.as_bytes().to_vec() };
         let mut archive = Vec::new();
         write(&mut archive, b"program", &[module("b.ko"), module("a.ko")]).unwrap();
 
@@ -103,9 +84,6 @@ mod tests {
             ("modules/b.ko", 0o100644, "b.ko"),
             ("modules/a.ko", 0o100644, "a.ko"),
         ];
-        assert_eq!(
-            found,
-            expected.map(|(name, mode, content)| (name.to_owned(), mode, content.to_owned()))
-        );
+        assert_eq!(found, expected.map(|(name, mode, content)| (name.to_owned(), mode, content.to_owned())));
     }
 }

@@ -22,19 +22,10 @@ pub(crate) struct Kernel {
 /// `/lib/modules/VERSION/vmlinuz`; hand-made trees at `/boot/vmlinuz` or `/vmlinuz`.
 pub(crate) fn find(tree: Tree<'_>, wanted: Option<&Path>) -> Result<Kernel> {
     if let Some(path) = wanted {
-        let found = || {
-            candidates(tree).map(|all| {
-                all.iter()
-                    .map(|path| format!("{path:?}"))
-                    .collect::<Vec<_>>()
-            })
-        };
+        let found = || candidates(tree).map(|all| all.iter().map(|path| format!("{path:?}")).collect::<Vec<_>>());
         return match tree.read(path, MAX_KERNEL)? {
             Some(image) => kernel(image, path),
-            None => Err(Error::NoSuchKernel {
-                path: path.to_owned(),
-                found: found()?.join(", "),
-            }),
+            None => Err(Error::NoSuchKernel { path: path.to_owned(), found: found()?.join(", ") }),
         };
     }
     for path in candidates(tree)? {
@@ -59,19 +50,11 @@ fn candidates(tree: Tree<'_>) -> Result<Vec<PathBuf>> {
     }
     releases.sort_by(|a, b| version::compare(&b.0, &a.0));
     let unnamed = ["boot/vmlinuz", "boot/bzImage", "vmlinuz"].map(PathBuf::from);
-    Ok(releases
-        .into_iter()
-        .map(|(_, path)| path)
-        .chain(unnamed)
-        .collect())
+    Ok(releases.into_iter().map(|(_, path)| path).chain(unnamed).collect())
 }
 
 fn kernel(image: Vec<u8>, path: &Path) -> Result<Kernel> {
-    let version = release(&image)
-        .ok_or_else(|| Error::NotAKernel {
-            path: path.to_owned(),
-        })?
-        .to_owned();
+    let version = release(&image).ok_or_else(|| Error::NotAKernel { path: path.to_owned() })?.to_owned();
     Ok(Kernel { image, version })
 }
 
@@ -121,45 +104,24 @@ pub(crate) mod tests {
 
     #[test]
     fn the_newest_wins_wherever_it_lies() {
-        let files = [
-            ("boot/vmlinuz-6.9.1", "6.9.1"),
-            ("boot/vmlinuz-6.12.0", "6.12.0"),
-            ("boot/vmlinuz", "1.0"),
-        ];
+        let files = [("boot/vmlinuz-6.9.1", "6.9.1"), ("boot/vmlinuz-6.12.0", "6.12.0"), ("boot/vmlinuz", "1.0")];
         assert_eq!(found(&files, None).unwrap(), "6.12.0");
-        assert_eq!(
-            found(&[files[0], ("lib/modules/6.11.2/vmlinuz", "6.11.2")], None).unwrap(),
-            "6.11.2"
-        );
+        assert_eq!(found(&[files[0], ("lib/modules/6.11.2/vmlinuz", "6.11.2")], None).unwrap(), "6.11.2");
         assert_eq!(found(&files[2..], None).unwrap(), "1.0");
     }
 
     #[test]
     fn a_wanted_kernel_is_taken_or_the_choices_are_told() {
-        let files = [
-            ("boot/vmlinuz-6.9.1", "6.9.1"),
-            ("boot/vmlinuz-6.12.0", "6.12.0"),
-        ];
+        let files = [("boot/vmlinuz-6.9.1", "6.9.1"), ("boot/vmlinuz-6.12.0", "6.12.0")];
         assert_eq!(found(&files, Some("/boot/vmlinuz-6.9.1")).unwrap(), "6.9.1");
-        let message = found(&files, Some("/boot/vmlinuz-7"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("/boot/vmlinuz-7") && message.contains("boot/vmlinuz-6.12.0"),
-            "{message}"
-        );
+        let message = found(&files, Some("/boot/vmlinuz-7")).unwrap_err().to_string();
+        assert!(message.contains("/boot/vmlinuz-7") && message.contains("boot/vmlinuz-6.12.0"), "{message}");
     }
 
     #[test]
     fn what_is_no_kernel_is_refused() {
         assert!(matches!(found(&[], None), Err(Error::NoKernel)));
-        for image in [
-            vec![],
-            b"\x7fELF".to_vec(),
-            bzimage(""),
-            bzimage("../../etc"),
-            bzimage(".."),
-        ] {
+        for image in [vec![], b"\x7fELF".to_vec(), bzimage(""), bzimage("../../etc"), bzimage("..")] {
             assert_eq!(release(&image), None);
         }
         let mut beyond = bzimage("6.12");

@@ -31,11 +31,7 @@ impl Lock {
     }
 
     fn take(path: &Path, how: FlockOperation) -> Result<Option<Lock>> {
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .at("open", path)?;
+        let file = File::options().create(true).append(true).open(path).at("open", path)?;
         match rustix::fs::flock(&file, how) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -43,12 +39,8 @@ impl Lock {
         }
         // Whoever held it may have deleted it: then another may hold the one that took its place.
         let locked = file.metadata().at("examine", path)?;
-        let is_there = fs::metadata(path)
-            .is_ok_and(|now| (now.dev(), now.ino()) == (locked.dev(), locked.ino()));
-        Ok(is_there.then(|| Lock {
-            path: path.to_owned(),
-            _file: file,
-        }))
+        let is_there = fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (locked.dev(), locked.ino()));
+        Ok(is_there.then(|| Lock { path: path.to_owned(), _file: file }))
     }
 
     /// Lets go, and deletes the lock's file.

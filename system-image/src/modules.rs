@@ -32,38 +32,24 @@ pub(crate) fn read(tree: Tree<'_>, version: &str) -> Result<Vec<Module>> {
         let bytes = tree.read(&directory.join(name), MAX_LIST)?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     };
-    let no_modules = || Error::NoModules {
-        version: version.to_owned(),
-    };
+    let no_modules = || Error::NoModules { version: version.to_owned() };
     let lists = Lists {
         dep: text("modules.dep")?.ok_or_else(no_modules)?,
         builtin: text("modules.builtin")?.unwrap_or_default(),
         softdep: text("modules.softdep")?.unwrap_or_default(),
         alias: text("modules.alias")?.unwrap_or_default(),
     };
-    let missing = |module| Error::NoModule {
-        version: version.to_owned(),
-        module,
-    };
+    let missing = |module| Error::NoModule { version: version.to_owned(), module };
     let order = Index::parse(&lists).order().map_err(missing)?;
-    order
-        .into_iter()
-        .map(|path| module(tree, &directory.join(path)))
-        .collect()
+    order.into_iter().map(|path| module(tree, &directory.join(path))).collect()
 }
 
 fn module(tree: Tree<'_>, path: &Path) -> Result<Module> {
-    let missing = || Error::Tree {
-        path: path.to_owned(),
-        source: std::io::ErrorKind::NotFound.into(),
-    };
+    let missing = || Error::Tree { path: path.to_owned(), source: std::io::ErrorKind::NotFound.into() };
     let packed = tree.read(path, MAX_MODULE)?.ok_or_else(missing)?;
     let content = decompress::unpack(packed, path, MAX_MODULE)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    Ok(Module {
-        name: decompress::unpacked_name(&name).to_owned(),
-        content,
-    })
+    Ok(Module { name: decompress::unpacked_name(&name).to_owned(), content })
 }
 
 /// The texts of depmod's files.
@@ -101,25 +87,14 @@ impl<'a> Index<'a> {
         for line in lists.softdep.lines() {
             let mut words = line.split_whitespace();
             if let (Some("softdep"), Some(module)) = (words.next(), words.next()) {
-                let before = words
-                    .skip_while(|&word| word != "pre:")
-                    .skip(1)
-                    .take_while(|&word| word != "post:");
-                index
-                    .softdeps
-                    .entry(normal(module))
-                    .or_default()
-                    .extend(before.map(normal));
+                let before = words.skip_while(|&word| word != "pre:").skip(1).take_while(|&word| word != "post:");
+                index.softdeps.entry(normal(module)).or_default().extend(before.map(normal));
             }
         }
         for line in lists.alias.lines() {
             let words: Vec<&str> = line.split_whitespace().collect();
             if let ["alias", alias, module] = words[..] {
-                index
-                    .aliases
-                    .entry(normal(alias))
-                    .or_default()
-                    .push(normal(module));
+                index.aliases.entry(normal(alias)).or_default().push(normal(module));
             }
         }
         index
@@ -127,20 +102,15 @@ impl<'a> Index<'a> {
 
     /// Files of the wanted modules and of all they need; or the first that is required and missing.
     fn order(&self) -> std::result::Result<Vec<PathBuf>, &'static str> {
-        let missing =
-            |name: &&&str| !self.modules.contains_key(**name) && !self.builtin.contains(**name);
+        let missing = |name: &&&str| !self.modules.contains_key(**name) && !self.builtin.contains(**name);
         if let Some(name) = REQUIRED.iter().find(missing) {
             return Err(name);
         }
         let mut order = Vec::new();
         let mut seen = HashSet::new();
         // Depth first, without recursion: the tree decides how deep. `true` when what it needs is in the list.
-        let mut stack: Vec<(String, bool)> = REQUIRED
-            .iter()
-            .chain(&OPTIONAL)
-            .rev()
-            .map(|&name| (name.to_owned(), false))
-            .collect();
+        let mut stack: Vec<(String, bool)> =
+            REQUIRED.iter().chain(&OPTIONAL).rev().map(|&name| (name.to_owned(), false)).collect();
         while let Some((name, is_ready)) = stack.pop() {
             let Some((file, needs)) = self.modules.get(&name) else {
                 continue;
@@ -149,13 +119,7 @@ impl<'a> Index<'a> {
                 order.push(PathBuf::from(file));
             } else if seen.insert(name.clone()) {
                 stack.push((name.clone(), true));
-                stack.extend(
-                    needs
-                        .iter()
-                        .cloned()
-                        .chain(self.soft(&name))
-                        .map(|need| (need, false)),
-                );
+                stack.extend(needs.iter().cloned().chain(self.soft(&name)).map(|need| (need, false)));
             }
         }
         Ok(order)
@@ -200,32 +164,18 @@ kernel/fs/xfs/xfs.ko.xz: kernel/lib/libcrc32c.ko.xz
     const BUILTIN: &str = "kernel/drivers/virtio/virtio_pci.ko\n";
 
     fn order(dep: &str, builtin: &str) -> std::result::Result<Vec<String>, &'static str> {
-        let softdep =
-            "# comment\nsoftdep libcrc32c pre: crc32c post: never\nsoftdep xfs pre: never\n";
+        let softdep = "# comment\nsoftdep libcrc32c pre: crc32c post: never\nsoftdep xfs pre: never\n";
         let alias = "alias crc32c crc32c_intel\nalias fs-ext4 ext4\n";
         let [dep, builtin, softdep, alias] = [dep, builtin, softdep, alias].map(str::to_owned);
-        let lists = Lists {
-            dep,
-            builtin,
-            softdep,
-            alias,
-        };
+        let lists = Lists { dep, builtin, softdep, alias };
         let order = Index::parse(&lists).order()?;
-        Ok(order
-            .iter()
-            .map(|path| module_name(&path.to_string_lossy()))
-            .collect())
+        Ok(order.iter().map(|path| module_name(&path.to_string_lossy())).collect())
     }
 
     #[test]
     fn everything_comes_after_what_it_needs_and_nothing_else_comes() {
         let order = order(DEP, BUILTIN).unwrap();
-        let place = |name: &str| {
-            order
-                .iter()
-                .position(|n| n == name)
-                .unwrap_or_else(|| panic!("{name} in {order:?}"))
-        };
+        let place = |name: &str| order.iter().position(|n| n == name).unwrap_or_else(|| panic!("{name} in {order:?}"));
         assert!(place("crc32c_intel") < place("libcrc32c"));
         assert!(place("libcrc32c") < place("erofs"));
         assert!(place("lz4_decompress") < place("erofs"));
@@ -236,18 +186,12 @@ kernel/fs/xfs/xfs.ko.xz: kernel/lib/libcrc32c.ko.xz
     #[test]
     fn a_required_module_that_is_nowhere_is_named() {
         assert_eq!(order(DEP, ""), Err("virtio_pci"));
-        assert_eq!(
-            order("", &format!("{BUILTIN}virtio_blk.ko\nerofs.ko\n")),
-            Err("overlay")
-        );
+        assert_eq!(order("", &format!("{BUILTIN}virtio_blk.ko\nerofs.ko\n")), Err("overlay"));
     }
 
     #[test]
     fn a_circle_ends() {
         let circle = "a/virtio_blk.ko: a/erofs.ko\na/erofs.ko: a/virtio_blk.ko\na/overlay.ko: a/overlay.ko a/gone.ko\n";
-        assert_eq!(
-            order(circle, BUILTIN).unwrap(),
-            ["erofs", "virtio_blk", "overlay"]
-        );
+        assert_eq!(order(circle, BUILTIN).unwrap(), ["erofs", "virtio_blk", "overlay"]);
     }
 }

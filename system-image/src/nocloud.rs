@@ -32,21 +32,11 @@ pub struct SeedMeta {
 /// [`Error::SeedTooLarge`] above 2 MiB of data.
 pub fn seed(meta: &SeedMeta, user_data: &[u8]) -> Result<Vec<u8>> {
     let meta_data = meta_data(meta).to_string();
-    let mut files = vec![
-        ("meta-data", meta_data.as_bytes()),
-        ("user-data", user_data),
-    ];
-    files.extend(
-        meta.network_config
-            .as_ref()
-            .map(|config| ("network-config", config.as_bytes())),
-    );
+    let mut files = vec![("meta-data", meta_data.as_bytes()), ("user-data", user_data)];
+    files.extend(meta.network_config.as_ref().map(|config| ("network-config", config.as_bytes())));
     let bytes = files.iter().map(|(_, content)| content.len()).sum();
     if bytes > MAX_DATA {
-        return Err(Error::SeedTooLarge {
-            bytes,
-            limit: MAX_DATA,
-        });
+        return Err(Error::SeedTooLarge { bytes, limit: MAX_DATA });
     }
     fat(&files, bytes).map_err(Error::Seed)
 }
@@ -66,10 +56,7 @@ fn meta_data(meta: &SeedMeta) -> Value {
 
 fn fat(files: &[(&str, &[u8])], bytes: usize) -> io::Result<Vec<u8>> {
     let mut disk = Cursor::new(vec![0; (bytes + OVERHEAD).next_multiple_of(1 << 20)]);
-    let volume = FormatVolumeOptions::new()
-        .volume_label(*b"CIDATA     ")
-        .volume_id(0)
-        .fat_type(FatType::Fat12);
+    let volume = FormatVolumeOptions::new().volume_label(*b"CIDATA     ").volume_id(0).fat_type(FatType::Fat12);
     fatfs::format_volume(&mut disk, volume)?;
     disk.set_position(0);
     {
@@ -94,23 +81,11 @@ static NO_TIME: NoTime = NoTime;
 
 impl TimeProvider for NoTime {
     fn get_current_date(&self) -> fatfs::Date {
-        fatfs::Date {
-            year: 1980,
-            month: 1,
-            day: 1,
-        }
+        fatfs::Date { year: 1980, month: 1, day: 1 }
     }
 
     fn get_current_date_time(&self) -> DateTime {
-        DateTime {
-            date: self.get_current_date(),
-            time: fatfs::Time {
-                hour: 0,
-                min: 0,
-                sec: 0,
-                millis: 0,
-            },
-        }
+        DateTime { date: self.get_current_date(), time: fatfs::Time { hour: 0, min: 0, sec: 0, millis: 0 } }
     }
 }
 
@@ -130,20 +105,9 @@ mod tests {
 
     fn read(image: &[u8], name: &str) -> String {
         let file_system = FileSystem::new(Cursor::new(image.to_vec()), FsOptions::new()).unwrap();
-        assert_eq!(
-            file_system
-                .read_volume_label_from_root_dir()
-                .unwrap()
-                .unwrap(),
-            "CIDATA"
-        );
+        assert_eq!(file_system.read_volume_label_from_root_dir().unwrap().unwrap(), "CIDATA");
         let mut text = String::new();
-        file_system
-            .root_dir()
-            .open_file(name)
-            .unwrap()
-            .read_to_string(&mut text)
-            .unwrap();
+        file_system.root_dir().open_file(name).unwrap().read_to_string(&mut text).unwrap();
         text
     }
 
@@ -166,8 +130,7 @@ mod tests {
     fn sizes_up_to_the_limit_fit() {
         let rest = meta_data(&meta()).to_string().len() + "version: 2\n".len();
         for size in [0, 1, 700 << 10, 800 << 10, 1 << 20, MAX_DATA - rest] {
-            let image =
-                seed(&meta(), &vec![b'x'; size]).unwrap_or_else(|e| panic!("{size}: {e:?}"));
+            let image = seed(&meta(), &vec![b'x'; size]).unwrap_or_else(|e| panic!("{size}: {e:?}"));
             assert_eq!(read(&image, "user-data").len(), size);
         }
         let error = seed(&meta(), &vec![b'x'; MAX_DATA - rest + 1]).unwrap_err();

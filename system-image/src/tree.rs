@@ -34,17 +34,12 @@ impl Tree<'_> {
 
     /// Reads a regular file of at most `limit` bytes; `None` when there is none.
     pub(crate) fn read(&self, path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-        self.open(path)?
-            .map(|file| read_bounded(file, path, limit))
-            .transpose()
+        self.open(path)?.map(|file| read_bounded(file, path, limit)).transpose()
     }
 
     /// The sorted names in a directory; none when there is no such directory.
     pub(crate) fn names(&self, path: &Path) -> Result<Vec<String>> {
-        let Some(directory) = self
-            .resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)
-            .map_err(at(path))?
-        else {
+        let Some(directory) = self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(at(path))? else {
             return Ok(Vec::new());
         };
         let mut names = Vec::new();
@@ -55,9 +50,7 @@ impl Tree<'_> {
                 names.push(name.to_owned());
             }
             if names.len() > MAX_NAMES {
-                return Err(at(path)(io::Error::other(format!(
-                    "more than {MAX_NAMES} names"
-                ))));
+                return Err(at(path)(io::Error::other(format!("more than {MAX_NAMES} names"))));
             }
         }
         names.retain(|name| name != "." && name != "..");
@@ -67,13 +60,7 @@ impl Tree<'_> {
 
     fn resolve(&self, path: &Path, flags: OFlags) -> io::Result<Option<OwnedFd>> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        match rustix::fs::openat2(
-            self.0,
-            path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        ) {
+        match rustix::fs::openat2(self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(source) => Err(source.into()),
@@ -84,24 +71,15 @@ impl Tree<'_> {
 /// Reads all, or fails when it is more than `limit` bytes.
 pub(crate) fn read_bounded(reader: impl Read, path: &Path, limit: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    reader
-        .take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(at(path))?;
+    reader.take(limit + 1).read_to_end(&mut bytes).map_err(at(path))?;
     match bytes.len() as u64 > limit {
-        true => Err(Error::TooLarge {
-            path: path.to_owned(),
-            limit,
-        }),
+        true => Err(Error::TooLarge { path: path.to_owned(), limit }),
         false => Ok(bytes),
     }
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
-    move |source| Error::Tree {
-        path: path.to_owned(),
-        source,
-    }
+    move |source| Error::Tree { path: path.to_owned(), source }
 }
 
 #[cfg(test)]
@@ -119,25 +97,12 @@ mod tests {
         symlink("/usr/lib", root.join("lib")).unwrap();
         symlink("../../../../../etc/passwd", root.join("escape")).unwrap();
         symlink("self", root.join("self")).unwrap();
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            root.join("fifo"),
-            FileType::Fifo,
-            Mode::RUSR,
-            0,
-        )
-        .unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, root.join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
 
         let handle = File::open(root).unwrap();
         let tree = Tree(handle.as_fd());
-        assert_eq!(
-            tree.read(Path::new("lib/a"), 6).unwrap().unwrap(),
-            b"inside"
-        );
-        assert!(matches!(
-            tree.read(Path::new("lib/a"), 5),
-            Err(Error::TooLarge { .. })
-        ));
+        assert_eq!(tree.read(Path::new("lib/a"), 6).unwrap().unwrap(), b"inside");
+        assert!(matches!(tree.read(Path::new("lib/a"), 5), Err(Error::TooLarge { .. })));
         for path in ["escape", "self", "fifo", "usr", "absent", "lib/a/b"] {
             assert!(tree.open(Path::new(path)).unwrap().is_none(), "{path}");
         }

@@ -6,21 +6,11 @@ use std::cmp::Ordering;
 pub(crate) fn compare(a: &str, b: &str) -> Ordering {
     let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
     loop {
-        let order = match (
-            take(&mut a, |c| !c.is_ascii_digit()),
-            take(&mut b, |c| !c.is_ascii_digit()),
-        ) {
+        let order = match (take(&mut a, |c| !c.is_ascii_digit()), take(&mut b, |c| !c.is_ascii_digit())) {
             (x, y) if x == y => Ordering::Equal,
-            (x, y) => x
-                .iter()
-                .map(rank)
-                .chain([0])
-                .cmp(y.iter().map(rank).chain([0])),
+            (x, y) => x.iter().map(rank).chain([0]).cmp(y.iter().map(rank).chain([0])),
         };
-        let numbers = (
-            take(&mut a, u8::is_ascii_digit),
-            take(&mut b, u8::is_ascii_digit),
-        );
+        let numbers = (take(&mut a, u8::is_ascii_digit), take(&mut b, u8::is_ascii_digit));
         let order = order.then_with(|| compare_numbers(numbers.0, numbers.1));
         if order != Ordering::Equal || (a.is_empty() && b.is_empty()) {
             return order;
@@ -35,23 +25,13 @@ fn rank(byte: &u8) -> i16 {
 
 /// By value; of any length.
 fn compare_numbers(a: &[u8], b: &[u8]) -> Ordering {
-    let strip = |digits: &[u8]| -> Vec<u8> {
-        digits
-            .iter()
-            .copied()
-            .skip_while(|&digit| digit == b'0')
-            .collect()
-    };
+    let strip = |digits: &[u8]| -> Vec<u8> { digits.iter().copied().skip_while(|&digit| digit == b'0').collect() };
     let (a, b) = (strip(a), strip(b));
     a.len().cmp(&b.len()).then(a.cmp(&b))
 }
 
 fn take<'a>(text: &mut &'a [u8], is_in: impl Fn(&u8) -> bool) -> &'a [u8] {
-    let (taken, rest) = text.split_at(
-        text.iter()
-            .position(|byte| !is_in(byte))
-            .unwrap_or(text.len()),
-    );
+    let (taken, rest) = text.split_at(text.iter().position(|byte| !is_in(byte)).unwrap_or(text.len()));
     *text = rest;
     taken
 }
