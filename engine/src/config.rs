@@ -88,7 +88,7 @@ pub struct Disk {
     pub source: DiskSource,
     /// What holds the data.
     pub storage: Storage,
-    /// Whether the guest may write. A descriptor's access mode must be the same.
+    /// Whether the guest may write.
     pub read_only: bool,
     /// Whether what the guest discards is given back to the storage.
     pub discard: bool,
@@ -99,7 +99,8 @@ pub struct Disk {
 /// Where a disk's data is.
 #[derive(Debug)]
 pub enum DiskSource {
-    /// An open file or block device.
+    /// An open file or block device, opened just as it is used: read-only or for both, and with `O_DIRECT` if and
+    /// only if the cache is [`Cache::Direct`]. Engines compare.
     Fd(OwnedFd),
     /// An absolute path in the engine's file system.
     Path(String),

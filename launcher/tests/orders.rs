@@ -81,6 +81,9 @@ impl Drop for Launcher {
     }
 }
 
+/// Prints the shell's open descriptors, but for the one that the expansion itself needs.
+const OPEN: &str = "for fd in /proc/$$/fd/*; do if [ -e $fd ]; then printf '%s ' ${fd##*/}; fi; done";
+
 fn shell(script: &str) -> LaunchOrder {
     LaunchOrder {
         program: "/bin/sh".into(),
@@ -118,7 +121,7 @@ fn answer(launcher: &Launcher, bytes: &[u8]) -> String {
 #[test]
 fn becomes_the_program_with_just_what_was_ordered() {
     let launcher = Launcher::start();
-    let mut order = shell("cat <&9; cat <&3; env; echo pid $$; ls /proc/$$/fd | tr '\\n' ' '");
+    let mut order = shell(&format!("cat <&9; cat <&3; env; echo pid $$; {OPEN}"));
     order.descriptors =
         vec![Descriptor { name: "nine".into(), target: 9 }, Descriptor { name: "three".into(), target: 3 }];
     let (nine, three) = (file("nine\n"), file("three\n"));
@@ -172,7 +175,7 @@ fn a_program_that_cannot_be_executed_leaves_the_launcher_waiting() {
     let refusal = launcher.send(&order, &[file("").as_fd()]).unwrap_err();
     assert!(matches!(&refusal, SendError::Refused(why) if why.contains("/no/such/engine")), "{refusal:?}");
     launcher.await_waiting();
-    launcher.send(&shell("ls /proc/$$/fd | tr '\\n' ' '"), &[]).unwrap();
+    launcher.send(&shell(OPEN), &[]).unwrap();
     assert_eq!(launcher.finish(), "0 1 2 ");
 }
 

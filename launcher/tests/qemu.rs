@@ -90,6 +90,8 @@ const RESET: &[u8] = &[0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee];
 fn guest(dir: &Path, code: &[u8]) -> GuestConfig {
     let image = dir.join("scratch,disk.img");
     File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let writable = File::options().read(true).write(true).create_new(true).open(dir.join("root")).unwrap();
+    writable.set_len(1 << 20).unwrap();
     let disk = |serial: &str, source, read_only| Disk {
         serial: serial.into(),
         source,
@@ -111,6 +113,7 @@ fn guest(dir: &Path, code: &[u8]) -> GuestConfig {
         },
         disks: vec![
             disk("vse-system", DiskSource::Fd(file(dir, "system", &[0; 4096])), true),
+            disk("vse-root", DiskSource::Fd(writable.into()), false),
             disk("scratch", DiskSource::Path(image.to_str().unwrap().into()), false),
         ],
         nics: vec![],
