@@ -1,6 +1,6 @@
 //! The QEMU driver: KVM, or TCG where there is none. QEMU 7.2 or later; KVM through a descriptor needs 9.0.
 //!
-//! [`args`] builds the command line (pure), `qmp` speaks the monitor's protocol, `guest` maps verbs and events.
+//! `args` builds the command line (pure), `qmp` speaks the monitor's protocol, `guest` maps verbs and events.
 
 mod args;
 mod guest;
