@@ -27,8 +27,11 @@ pub async fn run(cluster: &Cluster, args: &ConsoleArgs) -> Result<()> {
     let attach = AttachParams::interactive_tty().container(VM_CONTAINER);
     let process = pods.attach(&pod, &attach).await.with_context(|| format!("can't attach to pod {pod}"))?;
     eprintln!("Console of vse/{}; Ctrl-] leaves it.", args.name);
+    let mut out = stdout();
+    out.write_all(past.as_bytes()).await?;
+    out.flush().await?;
     let raw = Raw::enter()?;
-    let ended = talk(process, past.as_bytes()).await;
+    let ended = talk(process).await;
     drop(raw);
     match ended? {
         End::Left => eprintln!("\nLeft the console; the guest goes on."),
@@ -45,7 +48,7 @@ enum End {
     Closed,
 }
 
-async fn talk(mut process: AttachedProcess, past: &[u8]) -> Result<End> {
+async fn talk(mut process: AttachedProcess) -> Result<End> {
     let mut out = stdout();
     let mut screen = process.stdout().context("the console has no output")?;
     let mut keyboard = process.stdin().context("the console has no input")?;
@@ -53,8 +56,6 @@ async fn talk(mut process: AttachedProcess, past: &[u8]) -> Result<End> {
     let mut resized = signal(SignalKind::window_change()).context("can't watch the window's size")?;
     let (mut typed, mut shown) = ([0; 4096], [0; 16384]);
     let (mut input, mut typing) = (stdin(), true);
-    out.write_all(past).await?;
-    out.flush().await?;
     if let Some(size) = &mut size {
         send_size(size).await;
     }

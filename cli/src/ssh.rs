@@ -95,8 +95,8 @@ fn proxy_command(this: &str, connect: &Connect, namespace: &str, name: &str, por
     }
     words.extend(["--".into(), name.to_owned(), port.to_string()]);
     let quoted: Vec<_> = words.iter().map(|word| quote(word)).collect();
-    // ssh expands percent signs, then gives it to the shell; exec leaves no shell behind.
-    format!("exec {}", quoted.join(" ").replace('%', "%%"))
+    // ssh expands percent signs, then has the shell execute it.
+    quoted.join(" ").replace('%', "%%")
 }
 
 /// A word as the shell reads it back.
@@ -115,17 +115,16 @@ mod tests {
             Connect { context: Some("it's 100%".into()), kubeconfig: Some("/a b/config".into()), ..Connect::default() };
         assert_eq!(
             proxy_command("/usr/bin/kubectl-vse", &connect, "ns", "hello", 22),
-            r"exec /usr/bin/kubectl-vse port-forward-stdio --namespace ns --context 'it'\''s 100%%' --kubeconfig '/a b/config' -- hello 22"
+            r"/usr/bin/kubectl-vse port-forward-stdio --namespace ns --context 'it'\''s 100%%' --kubeconfig '/a b/config' -- hello 22"
         );
     }
 
     #[test]
     fn options_and_command_follow_the_destination() {
-        let connection =
-            Connection { proxy: "exec p".into(), host_key_alias: "vse-u-1".into(), known_hosts: "/k".into() };
+        let connection = Connection { proxy: "p".into(), host_key_alias: "vse-u-1".into(), known_hosts: "/k".into() };
         let rest = ["-v".to_owned(), "uname".into()];
         let arguments = arguments(&connection, "root", "hello", &rest);
-        assert_eq!(arguments[1], "ProxyCommand=exec p");
+        assert_eq!(arguments[1], "ProxyCommand=p");
         assert_eq!(arguments[arguments.len() - 3..], ["root@hello", "-v", "uname"]);
     }
 

@@ -26,6 +26,7 @@ pub async fn run(connect: &Connect, action: Action, args: &PowerArgs) -> Result<
         eprintln!("{}", plan::waiting(action, &args.name));
         vse = wait::until(&api, &args.name, args.timeout, |vse| plan::reached(&goal, vse)).await?;
     }
+    vse.metadata.managed_fields = None;
     match args.output {
         Output::Json => println!("{:#}", serde_json::to_value(&vse).context("can't write JSON")?),
         Output::Text => println!("vse/{} {}", args.name, plan::said(action, changed, args.wait)),

@@ -53,7 +53,9 @@ async fn read(cluster: &Cluster, name: &str) -> Result<Seen> {
         Some(name) => host(cluster, &name, &mut notes).await,
         None => None,
     };
-    Ok(Seen { vse, microvm, pod, host, notes })
+    let mut seen = Seen { vse, microvm, pod, host, notes };
+    seen.forget_managers();
+    Ok(seen)
 }
 
 /// A host. Users may lack the right to see hosts: that is a note, not an error.
@@ -73,6 +75,15 @@ async fn host(cluster: &Cluster, name: &str, notes: &mut Vec<String>) -> Option<
 }
 
 impl Seen {
+    /// Drops who set which field: as kubectl does, since it is longer than all the rest.
+    fn forget_managers(&mut self) {
+        self.vse.metadata.managed_fields = None;
+        let vm = self.microvm.iter_mut().map(|vm| &mut vm.metadata);
+        let pod = self.pod.iter_mut().map(|pod| &mut pod.metadata);
+        let host = self.host.iter_mut().map(|host| &mut host.metadata);
+        vm.chain(pod).chain(host).for_each(|metadata| metadata.managed_fields = None);
+    }
+
     /// `NAMESPACE/NAME` of the VSE.
     fn title(&self) -> String {
         let namespace = self.vse.namespace().unwrap_or_default();

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Step {
     /// What was reached.
     pub step: &'static str,
