@@ -75,8 +75,7 @@ pub(crate) fn write_archive(archive: &Path, spec: &ImageSpec<'_>, layer: &mut (i
     let mut partial = tempfile::NamedTempFile::new_in(directory)?;
     let mut tar = Tar::new(BufWriter::new(partial.as_file_mut()));
     tar.file("oci-layout", &serde_json::to_vec(&layout)?)?;
-    // Through a value, whose maps are sorted: the annotations' map is not.
-    tar.file("index.json", &serde_json::to_vec(&serde_json::to_value(&index)?)?)?;
+    tar.file("index.json", &sorted_json(&index)?)?;
     tar.file(&blob_path(&manifest_blob), &manifest)?;
     tar.file(&blob_path(&config_blob), &config)?;
     layer.rewind()?;
@@ -114,6 +113,13 @@ impl<W: Write> Tar<W> {
     pub(crate) fn finish(self) -> Result<W> {
         Ok(self.0.into_inner()?)
     }
+}
+
+/// JSON with the keys of every object in order: annotations are a hash map.
+fn sorted_json(document: &impl serde::Serialize) -> Result<Vec<u8>> {
+    let mut value = serde_json::to_value(document)?;
+    value.sort_all_objects();
+    Ok(serde_json::to_vec(&value)?)
 }
 
 struct Blob {
@@ -162,4 +168,70 @@ fn persist(partial: tempfile::NamedTempFile, path: &Path) -> Result<()> {
     partial.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
     let _: File = partial.persist(path).with_context(|| format!("writing {}", path.display()))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Cursor;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    const SPEC: ImageSpec<'_> =
+        ImageSpec { reference: "vse.hpc.io/test:dev", entrypoint: &["/program"], user: "65532:65532" };
+
+    fn written(directory: &Path, name: &str) -> Vec<u8> {
+        let mut layer = Tar::new(Vec::new());
+        layer.stream("program", 0o755, 3, "run".as_bytes()).unwrap();
+        let archive = directory.join(name);
+        write_archive(&archive, &SPEC, &mut Cursor::new(layer.finish().unwrap())).unwrap();
+        std::fs::read(archive).unwrap()
+    }
+
+    fn entries(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
+        let mut archive = tar::Archive::new(archive);
+        let read = |entry: std::io::Result<tar::Entry<'_, _>>| {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            (entry.path().unwrap().display().to_string(), content)
+        };
+        archive.entries().unwrap().map(read).collect()
+    }
+
+    #[test]
+    fn the_same_inputs_give_the_same_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        // Hash maps are seeded anew each time: a few rounds find an order that depends on them.
+        let first = written(directory.path(), "first.tar");
+        for round in 0..8 {
+            assert!(first == written(directory.path(), "again.tar"), "round {round} differs");
+        }
+    }
+
+    #[test]
+    fn every_blob_is_reached_from_the_index_by_its_digest() {
+        let directory = tempfile::tempdir().unwrap();
+        let entries = entries(&written(directory.path(), "image.tar"));
+        let blob = |descriptor: &Value| {
+            let digest = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+            let content = &entries[&format!("blobs/sha256/{digest}")];
+            assert_eq!(hex(&Sha256::digest(content)), digest);
+            assert_eq!(descriptor["size"], content.len());
+            content
+        };
+        let json = |content: &[u8]| serde_json::from_slice::<Value>(content).unwrap();
+
+        let index = json(&entries["index.json"]);
+        let in_index = &index["manifests"][0];
+        assert_eq!(in_index["annotations"]["io.containerd.image.name"], SPEC.reference);
+        let manifest = json(blob(in_index));
+        let config = json(blob(&manifest["config"]));
+        let layer = blob(&manifest["layers"][0]);
+        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", hex(&Sha256::digest(layer))));
+        assert_eq!(config["config"]["User"], SPEC.user);
+        assert_eq!(entries.len(), 5, "{:?}", entries.keys());
+    }
 }

@@ -1,0 +1,34 @@
+# The static-binary images for users with Docker or Podman:
+#
+#   docker build --target operator     -t vse.hpc.io/operator:dev .
+#   docker build --target node-runtime -t vse.hpc.io/node-runtime:dev .
+#   docker build --target launcher     -t vse.hpc.io/launcher:dev .
+#
+# `cargo xtask images` makes the same contents without a container engine.
+
+FROM rust:1.89-trixie AS build
+WORKDIR /src
+COPY . .
+ENV CARGO_ENCODED_RUSTFLAGS="-Ctarget-feature=+crt-static"
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --locked --release --target x86_64-unknown-linux-gnu \
+        --package vse-operator --package vse-node-runtime --package vse-init --package vse-launcher && \
+    mkdir /out && \
+    cd target/x86_64-unknown-linux-gnu/release && \
+    cp vse-operator vse-node-runtime vse-init vse-launcher /out/
+
+FROM scratch AS operator
+COPY --from=build /out/vse-operator /vse-operator
+USER 65532:65532
+ENTRYPOINT ["/vse-operator"]
+
+FROM scratch AS node-runtime
+COPY --from=build /out/vse-node-runtime /out/vse-init /
+USER 0:0
+ENTRYPOINT ["/vse-node-runtime"]
+
+FROM scratch AS launcher
+COPY --from=build /out/vse-launcher /vse-launcher
+USER 65532:65532
+ENTRYPOINT ["/vse-launcher"]
