@@ -54,7 +54,28 @@ pub(crate) fn mount(system: &str, disk: &Path, root: &str) -> Result<()> {
             make(system, disk, root)?;
         }
     }
-    mounts::mount("ext4", disk, root, MountFlags::empty(), "")
+    mounts::mount("ext4", disk, root, MountFlags::empty(), "")?;
+    share_modules(system, root)
+}
+
+/// Shows the modules of the running kernel, which comes from the system image, on a root disk that was filled from an
+/// image with another kernel.
+fn share_modules(system: &str, root: &str) -> Result<()> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    for directory in ["usr/lib/modules", "lib/modules"] {
+        let from = format!("{system}/{directory}/{release}");
+        if !Path::new(&from).is_dir() {
+            continue;
+        }
+        let to = format!("{root}/{directory}/{release}");
+        if !Path::new(&to).join("modules.dep").exists() {
+            std::fs::create_dir_all(&to).at("make the directory", &to)?;
+            rustix::mount::mount_bind(from.as_str(), to.as_str()).at("show the modules in", &to)?;
+        }
+        break;
+    }
+    Ok(())
 }
 
 fn examine(disk: &Path) -> Result<Holds> {

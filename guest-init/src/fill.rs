@@ -123,3 +123,78 @@ fn extended_attributes(from: &Path, to: &Path) -> rustix::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::makedev;
+    use std::collections::BTreeMap;
+
+    /// All of a tree that a copy must keep, by path; hard links as the first path of the same file.
+    fn snapshot(root: &Path) -> BTreeMap<PathBuf, String> {
+        let (mut found, mut first) = (BTreeMap::new(), HashMap::new());
+        let mut open = vec![root.to_owned()];
+        while let Some(path) = open.pop() {
+            let data = fs::symlink_metadata(&path).unwrap();
+            if data.is_dir() {
+                let mut names: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
+                names.sort();
+                open.extend(names);
+            }
+            let name = path.strip_prefix(root).unwrap().to_owned();
+            let same = first.entry(data.ino()).or_insert_with(|| name.clone()).clone();
+            let mut attribute = [0; 16];
+            let attribute = rustix::fs::lgetxattr(&path, "trusted.test", &mut attribute[..])
+                .map(|size| attribute[..size].to_vec())
+                .ok();
+            let content = match data.file_type() {
+                kind if kind.is_file() => fs::read(&path).unwrap(),
+                kind if kind.is_symlink() => fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes(),
+                _ => Vec::new(),
+            };
+            let owner = (data.uid(), data.gid(), data.mode());
+            let time = (data.mtime(), data.mtime_nsec());
+            let rest = (same, owner, time, data.rdev(), attribute, content);
+            found.insert(name, format!("{rest:?}"));
+        }
+        found
+    }
+
+    /// Needs root.
+    #[test]
+    fn a_copy_is_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        fs::create_dir_all(from.join("a/b")).unwrap();
+        fs::create_dir(&to).unwrap();
+        fs::write(from.join("a/program"), "program").unwrap();
+        fs::hard_link(from.join("a/program"), from.join("a/b/link")).unwrap();
+        std::os::unix::fs::symlink("../nowhere", from.join("a/dangling")).unwrap();
+        let sparse = File::create(from.join("sparse")).unwrap();
+        sparse.set_len(10 << 20).unwrap();
+        sparse.write_all_at(b"!", 5 << 20).unwrap();
+        let node = |name: &str, kind, device| {
+            rustix::fs::mknodat(CWD, from.join(name), kind, Mode::RUSR, device).unwrap();
+        };
+        node("null", FileType::CharacterDevice, makedev(1, 3));
+        node("block", FileType::BlockDevice, makedev(259, 0x12345));
+        node("fifo", FileType::Fifo, 0);
+        node("socket", FileType::Socket, 0);
+        for (name, mode) in [("a/program", 0o6755), ("a", 0o1777), ("sparse", 0o600)] {
+            let (user, group) = (Some(Uid::from_raw(70_000)), Some(Gid::from_raw(7)));
+            rustix::fs::chownat(CWD, from.join(name), user, group, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            rustix::fs::chmodat(CWD, from.join(name), Mode::from_raw_mode(mode), AtFlags::empty()).unwrap();
+            rustix::fs::lsetxattr(from.join(name), "trusted.test", b"value", XattrFlags::empty()).unwrap();
+        }
+        let time = Timespec { tv_sec: 1_000_000_000, tv_nsec: 5 };
+        let times = Timestamps { last_access: time, last_modification: time };
+        for name in ["a/dangling", "a/b", "a", ""] {
+            rustix::fs::utimensat(CWD, from.join(name), &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+        }
+
+        let copied = copy_tree(&from, &to).unwrap();
+        assert_eq!(snapshot(&from), snapshot(&to));
+        assert_eq!(copied.files, 10);
+        assert!(fs::metadata(to.join("sparse")).unwrap().blocks() * 512 < 1 << 20);
+    }
+}

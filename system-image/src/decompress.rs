@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::tree::read_bounded;
 
-/// The most memory a decompressor's window may take; Linux's own build uses 2 MiB for xz, 128 MiB never.
+/// The most memory a decompressor may take; modules are a few MiB, and are packed with windows no larger.
 const MAX_WINDOW: u32 = 64 << 20;
 
 /// Unpacks `bytes` by the end of `path`'s name; what has no known end is returned as it is.
@@ -43,6 +43,20 @@ mod tests {
         let path = Path::new("a.ko.gz");
         assert_eq!(unpack(packed.clone(), path, 100_000).unwrap(), [7; 100_000]);
         assert!(matches!(unpack(packed, path, 99_999), Err(Error::TooLarge { .. })));
+    }
+
+    #[test]
+    fn zstd_is_unpacked() {
+        let packed = ruzstd::encoding::compress_to_vec(&[7; 1000][..], ruzstd::encoding::CompressionLevel::Fastest);
+        assert_eq!(unpack(packed.clone(), Path::new("a.ko.zst"), 1000).unwrap(), [7; 1000]);
+        assert!(matches!(unpack(packed, Path::new("a.ko.zst"), 999), Err(Error::TooLarge { .. })));
+    }
+
+    #[test]
+    fn xz_is_unpacked() {
+        // printf module | xz --check=crc32
+        let packed = b"\xfd\x37\x7a\x58\x5a\x00\x00\x01\x69\x22\xde\x36\x02\x00\x21\x01\x16\x00\x00\x00\x74\x2f\xe5\xa3\x01\x00\x05\x6d\x6f\x64\x75\x6c\x65\x00\x00\x00\x28\x26\x24\x0c\x00\x01\x1a\x06\xc5\xea\xc8\x79\x90\x42\x99\x0d\x01\x00\x00\x00\x00\x01\x59\x5a";
+        assert_eq!(unpack(packed.to_vec(), Path::new("a.ko.xz"), 6).unwrap(), b"module");
     }
 
     #[test]

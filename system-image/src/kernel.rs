@@ -128,4 +128,16 @@ pub(crate) mod tests {
         beyond[0x20e..0x210].copy_from_slice(&u16::MAX.to_le_bytes());
         assert_eq!(release(&beyond), None);
     }
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_judged(pointer: u16, text in "\\PC{0,40}", length in 0usize..1200) {
+            let mut image = bzimage("");
+            image[0x20e..0x210].copy_from_slice(&pointer.to_le_bytes());
+            image.extend_from_slice(text.as_bytes());
+            image.resize(length, b'.');
+            if let Some(release) = release(&image) {
+                proptest::prop_assert!(!release.starts_with('.') && !release.contains('/'));
+            }
+        }
+    }
 }

@@ -194,4 +194,16 @@ kernel/fs/xfs/xfs.ko.xz: kernel/lib/libcrc32c.ko.xz
         let circle = "a/virtio_blk.ko: a/erofs.ko\na/erofs.ko: a/virtio_blk.ko\na/overlay.ko: a/overlay.ko a/gone.ko\n";
         assert_eq!(order(circle, BUILTIN).unwrap(), ["erofs", "virtio_blk", "overlay"]);
     }
+    proptest::proptest! {
+        #[test]
+        fn any_lists_give_an_order_without_repeats(dep in "([a-d/]{1,3}\\.ko: ?([a-d/ .]{0,9})\\n){0,20}", rest in "\\PC{0,80}") {
+            let required = "virtio_pci.ko: a.ko\nvirtio_blk.ko: b.ko\nerofs.ko: c.ko\noverlay.ko: d.ko\n";
+            let dep = format!("{dep}{required}");
+            let lists = Lists { dep, builtin: rest.clone(), softdep: format!("softdep a pre: {rest}"), alias: rest };
+            let order = Index::parse(&lists).order().unwrap();
+            proptest::prop_assert!(order.len() >= REQUIRED.len());
+            let unique: HashSet<_> = order.iter().collect();
+            proptest::prop_assert_eq!(unique.len(), order.len());
+        }
+    }
 }

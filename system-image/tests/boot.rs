@@ -26,6 +26,8 @@ echo "probe: arguments $*"
 echo "probe: root $(sed -n 's/^\([^ ]*\) \/ \([^ ]*\) .*/\1 \2/p' /proc/mounts)"
 echo "probe: left behind: $(cat /left-behind)"
 echo "probe: link count $(stat -c %h /probe)"
+echo "probe: modules $(wc -l < "/lib/modules/$(uname -r)/modules.dep")"
+case "$*" in *forget-modules*) rm -r /lib/modules/* ;; esac
 echo here > /left-behind
 sync
 poweroff -f
@@ -47,7 +49,8 @@ fn diskless() {
 fn a_root_disk_is_filled_once_and_anew_after_a_crash() {
     let system = System::new(&["mkfs.ext4", "tune2fs"]);
     let disk = system.blank_disk();
-    let boot = || system.boot("vse.root=disk vse.init=/probe", Some(&disk));
+    let boot_with = |arguments| system.boot(&format!("vse.root=disk vse.init=/probe {arguments}"), Some(&disk));
+    let boot = || boot_with("");
 
     let mut guest = boot();
     wait_until("the file system is made", || label(&disk) == *b"vse-filling");
@@ -61,9 +64,11 @@ fn a_root_disk_is_filled_once_and_anew_after_a_crash() {
     assert_says(&console, "probe: link count 2");
     assert_eq!(label(&disk)[..8], *b"vse-root");
 
-    let console = boot().finish();
+    let console = boot_with("forget-modules").finish();
     assert!(!console.contains("vse-init: fill"), "{console}");
     assert_says(&console, "probe: left behind: here");
+    assert!(has_modules(&console), "{console}");
+    assert!(has_modules(&boot().finish()), "the image's modules are there when the disk's are of another kernel");
 
     // A file system that was damaged is not mistaken for none.
     File::options().write(true).open(&disk).unwrap().write_all_at(&[0xaa; 4096], 0).unwrap();
@@ -156,6 +161,11 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited {} s until {what}", PATIENCE.as_secs());
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+fn has_modules(console: &str) -> bool {
+    let count = console.split("probe: modules ").nth(1).and_then(|rest| rest.lines().next());
+    count.is_some_and(|count| count.trim().parse::<u32>().is_ok_and(|count| count > 0))
 }
 
 fn assert_says(console: &str, text: &str) {
