@@ -20,7 +20,7 @@ pub async fn run(cluster: &Cluster, args: &ViewArgs) -> Result<()> {
         bail!("{}", find::why_not_running(&vse));
     };
     if vm.status.as_ref().and_then(|status| status.cpus.as_ref()).is_none() {
-        bail!("{}: which CPUs it has is known once its engine runs", find::why_not_running(&vse));
+        bail!("{}; which CPUs it has is known once its engine runs", find::why_not_running(&vse));
     }
     let host_name = &vm.spec.node_name;
     let host: Host = Api::<Host>::all(cluster.client.clone())
