@@ -4,6 +4,9 @@
 //! Needs `etcd` and `kube-apiserver` on the PATH (`hack/tools` builds them), so it runs only when asked for:
 //! `cargo test -p vse-operator --test apiserver -- --ignored`.
 
+// A test's set-up that fails is a failed test.
+#![allow(clippy::unwrap_used)]
+
 mod actors;
 mod operator;
 mod server;
