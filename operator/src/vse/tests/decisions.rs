@@ -22,8 +22,7 @@ fn reason(status: &VSEStatus, type_: &str) -> String {
 /// The operator acts with a full view until nothing is left to do now.
 fn operate(world: &mut World) {
     for _ in 0..10 {
-        world.catch_up([255; 3]);
-        world.operate(usize::MAX);
+        world.operate();
     }
 }
 
@@ -205,8 +204,7 @@ fn an_unschedulable_pod_is_told_after_a_while() {
             ..PodStatus::default()
         });
     });
-    world.catch_up([255; 3]);
-    let plan = world.operate(usize::MAX).unwrap();
+    let plan = world.operate().unwrap();
     assert_eq!(plan.again_at, Some(since + SignedDuration::from_secs(5)));
     assert_eq!(plan.status.phase, Some(VSEPhase::Starting));
     world.now += SignedDuration::from_secs(5);

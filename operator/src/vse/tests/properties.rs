@@ -1,7 +1,7 @@
 //! What always holds, whatever happens: never two lives, nothing left behind, a fixed point is one, and crashes of the
 //! operator leave no trace.
 
-use super::sim::{Objects, World};
+use super::sim::{OPERATORS, Objects, World};
 use crate::vse::names;
 use crate::vse::plan::Target;
 use jiff::SignedDuration;
@@ -13,8 +13,8 @@ use vse_crds::{ExitReason, RunStrategy, VSEPhase, labels};
 /// Something happens.
 #[derive(Clone, Debug)]
 enum Happening {
-    CatchUp([u8; 3]),
-    Operate { killed_after: usize },
+    CatchUp(usize, [u8; 3]),
+    Pass { who: usize, killed_after: usize },
     Schedule,
     Kubelet,
     NodeRuntime,
@@ -27,7 +27,7 @@ enum Happening {
     Restart,
     ChangeSpec,
     DeleteVse,
-    Pass(i64),
+    TimePasses(i64),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -41,10 +41,10 @@ fn happening() -> impl Strategy<Value = Happening> {
     let end =
         prop_oneof![Just(ExitReason::GuestShutdown), Just(ExitReason::GuestPanic), Just(ExitReason::EngineFailed),];
     prop_oneof![
-        8 => any::<[u8; 3]>().prop_map(CatchUp),
-        4 => Just(CatchUp([255; 3])),
-        10 => (0..4usize).prop_map(|killed_after| Operate { killed_after }),
-        10 => Just(Operate { killed_after: usize::MAX }),
+        8 => (0..OPERATORS, any::<[u8; 3]>()).prop_map(|(who, progress)| CatchUp(who, progress)),
+        4 => (0..OPERATORS).prop_map(|who| CatchUp(who, [255; 3])),
+        10 => (0..OPERATORS, 0..4usize).prop_map(|(who, killed_after)| Pass { who, killed_after }),
+        10 => (0..OPERATORS).prop_map(|who| Pass { who, killed_after: usize::MAX }),
         5 => Just(Schedule),
         6 => Just(Kubelet),
         6 => Just(NodeRuntime),
@@ -57,18 +57,18 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(Restart),
         1 => Just(ChangeSpec),
         1 => Just(DeleteVse),
-        2 => (1..400i64).prop_map(Pass),
+        2 => (1..400i64).prop_map(TimePasses),
     ]
 }
 
 fn happen(world: &mut World, happening: &Happening) {
     match happening {
-        Happening::CatchUp(progress) => world.catch_up(*progress),
-        Happening::Operate { killed_after } => {
-            world.operate(*killed_after);
+        Happening::CatchUp(who, progress) => world.catch_up(*who, *progress),
+        Happening::Pass { who, killed_after } => {
+            world.pass(*who, *killed_after);
             if *killed_after < usize::MAX {
                 // Another operator starts by listing everything.
-                world.catch_up([255; 3]);
+                world.catch_up(*who, [255; 3]);
             }
         }
         Happening::Schedule => world.schedule(),
@@ -110,7 +110,7 @@ fn happen(world: &mut World, happening: &Happening) {
             });
             world.collect();
         }
-        Happening::Pass(seconds) => world.now += SignedDuration::from_secs(*seconds),
+        Happening::TimePasses(seconds) => world.now += SignedDuration::from_secs(*seconds),
     }
 }
 
@@ -195,7 +195,7 @@ proptest! {
         // A fixed point: another pass, whenever, changes nothing.
         let (before, writes) = (world.history.len(), world.writes);
         world.now += SignedDuration::from_hours(1);
-        world.operate(usize::MAX);
+        world.operate();
         prop_assert_eq!(world.history.len(), before);
         prop_assert_eq!(world.writes, writes);
         // And deletion leaves nothing, from wherever it starts.
@@ -211,8 +211,8 @@ proptest! {
     ) {
         let mut world = World::new();
         for (progress, killed_after, actor) in steps {
-            world.catch_up(progress);
-            world.operate(killed_after);
+            world.catch_up(0, progress);
+            world.pass(0, killed_after);
             match actor {
                 0 => world.schedule(),
                 1 => world.kubelet(),

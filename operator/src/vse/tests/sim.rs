@@ -3,6 +3,7 @@
 
 use super::{host, images, vse};
 use crate::vse::execute::without_ours;
+use crate::vse::life::is_released;
 use crate::vse::names;
 use crate::vse::observe::Observed;
 use crate::vse::plan::{Action, Plan, Target, plan};
@@ -17,6 +18,9 @@ use std::sync::Arc;
 use vse_crds::{
     ExitReason, ExitRecord, MicroVM, MicroVMPhase, MicroVMStatus, PowerState, Timings, VSE, VSEStatus, labels,
 };
+
+/// Operators that act at the same time: a leader, and one that does not know yet that it lost the Lease.
+pub(crate) const OPERATORS: usize = 2;
 
 /// What the operator is told when a precondition does not hold.
 #[derive(Debug)]
@@ -34,8 +38,8 @@ pub(crate) struct Objects {
 pub(crate) struct World {
     /// Objects now, and as they were after each change, oldest first.
     pub(crate) history: Vec<Objects>,
-    /// Index into the history of the operator's view of VSE, pods and MicroVMs; each only grows.
-    view: [usize; 3],
+    /// Indices into the history: each operator's view of VSE, pods and MicroVMs; each only grows.
+    views: [[usize; 3]; OPERATORS],
     pub(crate) now: Timestamp,
     uids: u64,
     /// Incarnation of each guest that lives, by its pod's UID.
@@ -50,7 +54,7 @@ impl World {
     pub(crate) fn new() -> World {
         World {
             history: vec![Objects { vse: Some(vse()), ..Objects::default() }],
-            view: [0; 3],
+            views: [[0; 3]; OPERATORS],
             now: Timestamp::from_second(1_000_000).unwrap(),
             uids: 0,
             guests: BTreeMap::new(),
@@ -94,17 +98,17 @@ impl World {
         vse.and_then(|vse| vse.status.clone()).unwrap_or_default()
     }
 
-    /// The operator's watches catch up, each by itself: 0 not at all, 255 wholly.
-    pub(crate) fn catch_up(&mut self, progress: [u8; 3]) {
+    /// An operator's watches catch up, each by itself: 0 not at all, 255 wholly.
+    pub(crate) fn catch_up(&mut self, who: usize, progress: [u8; 3]) {
         let newest = self.history.len() - 1;
-        for (view, progress) in self.view.iter_mut().zip(progress) {
+        for (view, progress) in self.views[who].iter_mut().zip(progress) {
             *view += (newest - *view) * usize::from(progress) / 255;
         }
     }
 
-    /// What the operator sees; none while it sees no VSE.
-    pub(crate) fn observed(&self) -> Option<Observed> {
-        let [vse, pods, vms] = self.view.map(|index| &self.history[index]);
+    /// What an operator sees; none while it sees no VSE.
+    fn observed(&self, who: usize) -> Option<Observed> {
+        let [vse, pods, vms] = self.views[who].map(|index| &self.history[index]);
         Some(Observed {
             vse: Arc::new(vse.vse.clone()?),
             profile: None,
@@ -117,9 +121,15 @@ impl World {
         })
     }
 
-    /// One pass of the operator, killed after so many calls. Returns its plan.
-    pub(crate) fn operate(&mut self, killed_after: usize) -> Option<Plan> {
-        let seen = self.observed()?;
+    /// One pass of the first operator with a full view.
+    pub(crate) fn operate(&mut self) -> Option<Plan> {
+        self.catch_up(0, [255; 3]);
+        self.pass(0, usize::MAX)
+    }
+
+    /// One pass of an operator, killed after so many calls. Returns its plan.
+    pub(crate) fn pass(&mut self, who: usize, killed_after: usize) -> Option<Plan> {
+        let seen = self.observed(who)?;
         let plan = plan(&seen, &images());
         let mut calls = 0;
         for action in &plan.actions {
@@ -139,9 +149,23 @@ impl World {
         if now.metadata.resource_version != seen.vse.metadata.resource_version {
             return Err(Refused);
         }
+        let was = self.status();
+        if status.incarnation != was.incarnation {
+            self.check_claim(was.incarnation, status.incarnation);
+        }
         self.writes += 1;
         self.vse(|vse| vse.status = Some(status.clone()));
         Ok(())
+    }
+
+    /// A claim is the next number, and of the incarnation before nothing runs.
+    fn check_claim(&self, was: i64, is: i64) {
+        assert_eq!(is, was + 1);
+        let name = labels::incarnation_name("demo", was);
+        let vm = self.objects().vms.get(&name);
+        assert!(vm.is_none_or(is_released), "{is} is claimed while a host has {was}");
+        let pod = self.objects().pods.get(&name).map(PodFacts::of);
+        assert!(pod.is_none_or(|pod| pod.end().is_some()), "{is} is claimed while the pod of {was} runs");
     }
 
     /// As `execute.rs`, against these objects.
@@ -406,8 +430,7 @@ impl World {
             self.schedule();
             self.kubelet();
             self.node_runtime();
-            self.catch_up([255; 3]);
-            let plan = self.operate(usize::MAX);
+            let plan = self.operate();
             if self.history.len() > before {
                 self.now += SignedDuration::from_millis(100);
                 continue;
