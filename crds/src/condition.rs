@@ -46,7 +46,7 @@ pub fn condition(
 ) -> Condition {
     let last_transition_time = find(previous, type_)
         .filter(|was| was.status == status.as_str())
-        .map_or(Time(now), |was| was.last_transition_time.clone());
+        .map_or(Time(whole_second(now)), |was| was.last_transition_time.clone());
     let mut message = message.into();
     if message.len() > MAX_MESSAGE {
         let cut = (0..=MAX_MESSAGE)
@@ -63,6 +63,11 @@ pub fn condition(
         observed_generation: generation,
         last_transition_time,
     }
+}
+
+/// metav1.Time carries whole seconds: anything finer would differ from what is read back.
+fn whole_second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// The condition of that type.

@@ -86,9 +86,8 @@ fn all_conditions(
     generation: Option<i64>,
 ) -> Vec<Condition> {
     let before = previous.map_or(&[][..], |status| &status.conditions);
-    let now = second(seen.now);
     let one = |type_, (status, reason, message): (Status, &str, String)| {
-        condition::condition(before, type_, status, reason, message, generation, now)
+        condition::condition(before, type_, status, reason, message, generation, seen.now)
     };
     vec![
         one(conditions::READY, ready(seen, plan, memory)),
@@ -137,7 +136,7 @@ fn agent(plan: &Plan, memory: &Memory) -> (Status, &'static str, String) {
     }
 }
 
-/// Conditions carry whole seconds (metav1.Time).
+/// For people: whole seconds.
 fn second(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
