@@ -9,11 +9,13 @@ pub enum Reason {
     Unschedulable,
     /// The pod's images can't be pulled or its container can't be made.
     PodNotStarting,
-    /// The node runtime of the host does not take up the MicroVM.
+    /// The host's kubelet or node runtime does not answer.
     HostSilent,
     /// The Host object of an incarnation's host is gone.
     HostGone,
-    /// The host makes the guest ready and meets difficulties.
+    /// The host makes something ready first, for example the system image at its first use there.
+    Preparing,
+    /// The host can't launch the guest and tries again.
     LaunchDelayed,
     /// The guest runs.
     Running,
@@ -78,6 +80,7 @@ impl Reason {
             Reason::PodNotStarting => "PodNotStarting",
             Reason::HostSilent => "HostSilent",
             Reason::HostGone => "HostGone",
+            Reason::Preparing => "Preparing",
             Reason::LaunchDelayed => "LaunchDelayed",
             Reason::Running => "Running",
             Reason::Paused => "Paused",

@@ -21,7 +21,11 @@ pub fn events(was: &VSEStatus, is: &VSEStatus) -> Vec<Event> {
         if let Some((reason, message)) = became(was, is, type_, when) {
             let normal =
                 matches!(*type_, vse_conditions::PAUSED) || (*type_ == vse_conditions::READY && *when == "True");
-            let severity = if normal || reason == "Stopping" { EventType::Normal } else { EventType::Warning };
+            let severity = if normal || matches!(reason, "Stopping" | "Preparing") {
+                EventType::Normal
+            } else {
+                EventType::Warning
+            };
             if reason != "Starting" {
                 events.push(event(severity, reason, action, message));
             }
@@ -34,6 +38,7 @@ pub fn events(was: &VSEStatus, is: &VSEStatus) -> Vec<Event> {
 const TOLD: &[(&str, &str, &str)] = &[
     (vse_conditions::READY, "Start", "True"),
     (vse_conditions::READY, "Start", "False"),
+    (vse_conditions::READY, "Watch", "Unknown"),
     (vse_conditions::PAUSED, "Pause", "True"),
     (vse_conditions::RESTART_REQUIRED, "Update", "True"),
 ];

@@ -39,7 +39,7 @@ use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use std::sync::Arc;
 use std::time::Duration;
-use vse_crds::{Host, MicroVM, VSE, VSEProfile, VSEStatus};
+use vse_crds::{Host, MicroVM, VSE, VSEPhase, VSEProfile, VSEStatus};
 
 /// VSEs planned at the same time. Each is a few calls long; the API server is the bottleneck.
 const CONCURRENCY: u16 = 8;
@@ -117,7 +117,7 @@ pub async fn run(context: Arc<Context>, watches: Watches, stop: impl Future<Outp
         .watches_stream(claims, move |claim: PersistentVolumeClaim| {
             select(&by_claim, move |vse| uses_claim(vse, &claim))
         })
-        .watches_stream(hosts, move |_: Host| select(&by_host, waits_for_hosts))
+        .watches_stream(hosts, move |host: Host| select(&by_host, move |vse| is_about(vse, &host)))
         .graceful_shutdown_on(stop)
         .run(reconcile, failed, context)
         .for_each(log)
@@ -137,19 +137,12 @@ fn uses_claim(vse: &VSE, claim: &PersistentVolumeClaim) -> bool {
         })
 }
 
-/// A change of hosts matters to what waits for one, and to what may have lost one; never to a guest that runs.
-fn waits_for_hosts(vse: &VSE) -> bool {
+/// A change of a host matters to what waits for one, and to what is on it.
+fn is_about(vse: &VSE, host: &Host) -> bool {
+    use VSEPhase::{Halted, Paused, Running, Succeeded};
     let status = vse.status.as_ref();
-    let phase = status.and_then(|status| status.phase);
-    !matches!(
-        phase,
-        Some(
-            vse_crds::VSEPhase::Running
-                | vse_crds::VSEPhase::Paused
-                | vse_crds::VSEPhase::Halted
-                | vse_crds::VSEPhase::Succeeded
-        )
-    )
+    let settled = matches!(status.and_then(|s| s.phase), Some(Running | Paused | Halted | Succeeded));
+    !settled || status.and_then(|s| s.node_name.as_ref()) == host.metadata.name.as_ref()
 }
 
 async fn log(result: Result<(ObjectRef<VSE>, Again), ControllerError>) {

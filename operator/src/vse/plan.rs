@@ -16,7 +16,7 @@ use crate::vse::pod::{self, Images};
 use crate::vse::pod_facts::{PodFacts, SLOW_AFTER};
 use crate::vse::refusal::Refusal;
 use crate::vse::shape::shape;
-use crate::vse::status::{Situation, Trouble, report};
+use crate::vse::status::{Guest, Situation, Trouble, report};
 use crate::vse::storage::storage;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -214,8 +214,13 @@ fn placed(seen: &Observed, status: VSEStatus, vm: &MicroVM, pod: Option<&Pod>, h
     }
     match vm.status.as_ref().and_then(|status| status.phase) {
         Some(MicroVMPhase::Running | MicroVMPhase::Paused) => {
-            let situation = Situation::Running { vm, changed: changed_fields(seen, pod), refusal: next_refusal(seen) };
-            Plan::of(seen, status, actions, situation)
+            let guest = Guest {
+                vm,
+                changed: changed_fields(seen, pod),
+                refusal: next_refusal(seen),
+                lost: host_trouble(seen, vm, pod),
+            };
+            Plan::of(seen, status, actions, Situation::Running(guest))
         }
         Some(MicroVMPhase::Stopping) => {
             let why = "the guest is shutting down".to_owned();
@@ -228,12 +233,26 @@ fn placed(seen: &Observed, status: VSEStatus, vm: &MicroVM, pod: Option<&Pod>, h
     }
 }
 
+/// Why nobody can tell what an ordered guest does: its host is gone or does not answer. Whether it may be started
+/// elsewhere is a matter of fencing; until it is known to have ended, it is waited for.
+fn host_trouble(seen: &Observed, vm: &MicroVM, pod: Option<&Pod>) -> Option<Trouble> {
+    let node = &vm.spec.node_name;
+    if seen.host(node).is_none() {
+        let message = format!("host {node} is gone; the guest can't be known to have ended");
+        return Some(Trouble::new(Reason::HostGone, message));
+    }
+    let silent = pod.is_some_and(|pod| PodFacts::of(pod).unreachable());
+    silent.then(|| {
+        let message = format!("kubelet of host {node} does not answer; the guest can't be known to have ended");
+        Trouble::new(Reason::HostSilent, message)
+    })
+}
+
 /// What keeps an ordered guest from running, when it takes long; and when to look again.
 fn launch_trouble(seen: &Observed, vm: &MicroVM, pod: Option<&Pod>) -> (Option<Trouble>, Option<Timestamp>) {
     let node = &vm.spec.node_name;
-    if seen.host(node).is_none() {
-        let message = format!("host {node} is gone; the incarnation can't be known to have ended");
-        return (Some(Trouble::new(Reason::HostGone, message)), None);
+    if let Some(trouble) = host_trouble(seen, vm, pod) {
+        return (Some(trouble), None);
     }
     let facts = pod.map(PodFacts::of);
     if let Some((reason, message)) = facts.as_ref().and_then(PodFacts::waiting) {
@@ -241,7 +260,8 @@ fn launch_trouble(seen: &Observed, vm: &MicroVM, pod: Option<&Pod>) -> (Option<T
     }
     let ready = vm.status.as_ref().and_then(|status| condition::find(&status.conditions, "Ready"));
     if let Some(ready) = ready.filter(|c| c.status != "True" && !c.message.is_empty()) {
-        return (Some(Trouble::new(Reason::LaunchDelayed, &ready.message)), None);
+        let reason = if ready.reason == Reason::Preparing.as_str() { Reason::Preparing } else { Reason::LaunchDelayed };
+        return (Some(Trouble::new(reason, &ready.message)), None);
     }
     let slow_at = facts.as_ref().and_then(PodFacts::slow_at);
     let running = facts.as_ref().is_some_and(PodFacts::running);

@@ -95,6 +95,14 @@ impl<'a> PodFacts<'a> {
         self.container().and_then(|c| c.state.as_ref()).is_some_and(|state| state.running.is_some())
     }
 
+    /// Whether the control plane gave up on the pod's kubelet: it marks the pods of such a Node as not ready, and a
+    /// running container without probes is never so by itself.
+    pub fn unreachable(&self) -> bool {
+        let conditions = self.pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+        let mut ready = conditions.into_iter().flatten().filter(|c| c.type_ == "Ready");
+        self.running() && ready.any(|c| c.status != "True")
+    }
+
     /// When a bound pod whose container does not run counts as slow.
     pub fn slow_at(&self) -> Option<Timestamp> {
         let start = self.pod.status.as_ref()?.start_time.as_ref()?.0;

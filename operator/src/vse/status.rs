@@ -16,14 +16,7 @@ pub enum Situation<'a> {
     /// On its way to run, perhaps with something in the way.
     Starting(Option<Trouble>),
     /// The guest runs, or is paused.
-    Running {
-        /// Its MicroVM.
-        vm: &'a MicroVM,
-        /// Fields whose change waits for the next incarnation.
-        changed: Vec<String>,
-        /// Why the next incarnation could not be made.
-        refusal: Option<Refusal>,
-    },
+    Running(Guest<'a>),
     /// Being ended, with what is waited for.
     Stopping(String),
     /// Not running, as asked for.
@@ -39,6 +32,18 @@ pub enum Situation<'a> {
     Over(ExitRecord),
     /// Nothing can be started as things stand.
     Refused(Refusal),
+}
+
+/// A guest that runs or is paused.
+pub struct Guest<'a> {
+    /// Its MicroVM.
+    pub vm: &'a MicroVM,
+    /// Fields whose change waits for the next incarnation.
+    pub changed: Vec<String>,
+    /// Why the next incarnation could not be made.
+    pub refusal: Option<Refusal>,
+    /// Why nobody knows whether it still runs.
+    pub lost: Option<Trouble>,
 }
 
 impl Situation<'_> {
@@ -84,10 +89,10 @@ pub fn report(seen: &Observed, base: VSEStatus, situation: Situation<'_>) -> VSE
     let mut status = VSEStatus { observed_generation: seen.vse.metadata.generation, ..base };
     status.phase = Some(match &situation {
         Situation::Starting(trouble) => report.starting(status.incarnation, trouble.as_ref()),
-        Situation::Running { vm, changed, refusal } => {
-            let told = vm.status.clone().unwrap_or_default();
-            let phase = report.running(vm, &told, changed, refusal.as_ref());
-            copy(&mut status, vm, told);
+        Situation::Running(guest) => {
+            let told = guest.vm.status.clone().unwrap_or_default();
+            let phase = report.running(guest, &told, seen.vse.spec.paused);
+            copy(&mut status, guest.vm, told);
             phase
         }
         Situation::Stopping(why) => {
@@ -117,7 +122,7 @@ pub fn report(seen: &Observed, base: VSEStatus, situation: Situation<'_>) -> VSE
         }
         Situation::Refused(refusal) => report.refused(refusal),
     });
-    if !matches!(situation, Situation::Running { .. }) {
+    if !matches!(situation, Situation::Running(_)) {
         status.addresses.clear();
         status.guest = None;
     }
@@ -173,23 +178,23 @@ impl Report {
         }
     }
 
-    fn running(
-        &mut self,
-        vm: &MicroVM,
-        told: &MicroVMStatus,
-        changed: &[String],
-        refusal: Option<&Refusal>,
-    ) -> VSEPhase {
-        use vse_conditions::{AGENT_CONNECTED, PAUSED, READY, RESTART_REQUIRED};
-        let spec = &vm.spec;
-        let where_ = format!("incarnation {} on host {}", spec.incarnation, spec.node_name);
+    fn running(&mut self, guest: &Guest<'_>, told: &MicroVMStatus, pause: bool) -> VSEPhase {
+        use vse_conditions::{AGENT_CONNECTED, PAUSED, PROGRESSING, READY, RESTART_REQUIRED};
+        let spec = &guest.vm.spec;
         let paused = told.phase == Some(MicroVMPhase::Paused);
-        if !paused {
-            self.set(READY, Status::True, Reason::Running, &where_);
-        }
-        self.set(vse_conditions::PROGRESSING, Status::False, Reason::AsSpecified, "");
-        self.stalled(refusal);
         let state = if paused { Reason::Paused } else { Reason::Running };
+        if let Some(lost) = &guest.lost {
+            self.set(READY, Status::Unknown, lost.reason, &lost.message);
+        } else if !paused {
+            let place = format!("incarnation {} on host {}", spec.incarnation, spec.node_name);
+            self.set(READY, Status::True, state, &place);
+        }
+        match (pause, paused) {
+            (true, false) => self.progressing(Reason::Paused, "the vCPUs are being stopped"),
+            (false, true) => self.progressing(Reason::Running, "the vCPUs are being started"),
+            _ => self.set(PROGRESSING, Status::False, Reason::AsSpecified, ""),
+        }
+        self.stalled(guest.refusal.as_ref());
         self.set(PAUSED, paused.into(), state, "");
         if let Some(agent) = condition::find(&told.conditions, microvm_conditions::AGENT_CONNECTED) {
             let connected = match agent.status.as_str() {
@@ -199,10 +204,10 @@ impl Report {
             };
             self.push(AGENT_CONNECTED, connected, &agent.reason, &agent.message);
         }
-        if changed.is_empty() {
+        if guest.changed.is_empty() {
             self.set(RESTART_REQUIRED, Status::False, Reason::AsSpecified, "");
         } else {
-            let fields = format!("changes of {} wait for a restart (kubectl vse restart)", changed.join(", "));
+            let fields = format!("changes of {} wait for a restart (kubectl vse restart)", guest.changed.join(", "));
             self.set(RESTART_REQUIRED, Status::True, Reason::SpecChanged, &fields);
         }
         if paused { VSEPhase::Paused } else { VSEPhase::Running }

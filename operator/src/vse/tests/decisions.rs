@@ -250,6 +250,20 @@ fn a_failing_pull_is_told_once() {
 }
 
 #[test]
+fn a_silent_host_is_waited_for_and_nothing_is_started_elsewhere() {
+    let mut world = running();
+    world.change(|objects| {
+        let pod = objects.pods.values_mut().next().unwrap();
+        pod.status.as_mut().unwrap().conditions =
+            Some(vec![PodCondition { type_: "Ready".into(), status: "False".into(), ..PodCondition::default() }]);
+    });
+    world.settle();
+    let status = world.status();
+    assert_eq!(reason(&status, vse_conditions::READY), "Unknown HostSilent");
+    assert_eq!((status.incarnation, world.launched.len()), (1, 1));
+}
+
+#[test]
 fn pausing_is_no_failure() {
     let mut world = running();
     world.vse(|vse| vse.spec.paused = true);
