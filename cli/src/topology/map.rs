@@ -1,10 +1,11 @@
 //! Whose each CPU of a host is. Pure.
 
 use super::cpu_list;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use vse_crds::{CpuPlacement, Host, LogicalCpu, MicroVM};
+use vse_crds::{CpuPlacement, Host, LogicalCpu, MicroVM, quantity};
 
 /// A host, one of its guests, and whose its CPUs are.
 #[derive(Debug, Serialize)]
@@ -84,15 +85,24 @@ pub fn draw_up(host: &Host, vm: &MicroVM, others: &[MicroVM]) -> Map {
         .into_iter()
         .map(|cell| CellSummary {
             cell: cell.id,
-            memory: cell.memory.0,
+            memory: size(&cell.memory),
             huge_pages: cell
                 .huge_pages
                 .iter()
+                .filter(|pool| pool.total > 0)
                 .map(|pool| format!("{} × {}", pool.total, pool.page_size.as_str()))
                 .collect(),
         })
         .collect();
     Map { host: host.name_any(), model: status.cpu.model, guest: name(vm), placement: placement.summary, cells, cpus }
+}
+
+/// A size as people say it: `19.3 GiB`.
+fn size(quantity: &Quantity) -> String {
+    match quantity::bytes(quantity) {
+        Ok(bytes) => format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
+        Err(_) => quantity.0.clone(),
+    }
 }
 
 fn placement(vm: &MicroVM) -> CpuPlacement {
