@@ -71,11 +71,11 @@ pub struct Cpu {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Memory {
-    /// RAM the guest sees, for example `4Gi`. Required here or in the profile; at least 48Mi, below which no
+    /// RAM the guest sees, for example `4Gi`. Required here or in the profile; at least 96Mi, below which no
     /// distribution kernel boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("!quantity(string(self)).isLessThan(quantity('48Mi'))")
-        .message("guest memory must be at least 48Mi: no distribution kernel boots with less"))]
+    #[x_kube(validation = Rule::new("!quantity(string(self)).isLessThan(quantity('96Mi'))")
+        .message("guest memory must be at least 96Mi: no distribution kernel boots with less"))]
     pub guest: Option<Quantity>,
     /// Back the guest's RAM by huge pages.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -23,6 +23,9 @@ pub trait Guest: Send + Sync {
     /// How it is.
     fn info(&self) -> BoxFuture<'_, Result<Info, GuestError>>;
 
+    /// The engine's name and version, for example `QEMU 10.0.3`.
+    fn version(&self) -> BoxFuture<'_, Result<String, GuestError>>;
+
     /// The threads that run vCPUs.
     fn vcpu_threads(&self) -> BoxFuture<'_, Result<Vec<VcpuThread>, GuestError>>;
 

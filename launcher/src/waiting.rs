@@ -90,6 +90,8 @@ pub(crate) fn wait(listener: &OwnedFd, signals: &Signals, users: &[u32]) -> Resu
         match receive(&sender, patience) {
             Ok(received) => return Ok(Heard::Order(sender, received)),
             Err(ReceiveError::Interrupted) => return Ok(Heard::Ended),
+            // Nobody is left to be told. Who only looks whether a launcher is here leaves so too.
+            Err(ReceiveError::Ended) => {}
             Err(error) => refuse(&sender, error),
         }
     }

@@ -60,6 +60,15 @@ impl Guest for QemuGuest {
         .boxed()
     }
 
+    fn version(&self) -> BoxFuture<'_, Result<String, GuestError>> {
+        async move {
+            let version = self.qmp.execute("query-version", json!({})).await?;
+            let part = |name| version.pointer(&format!("/qemu/{name}")).and_then(Value::as_u64).unwrap_or(0);
+            Ok(format!("QEMU {}.{}.{}", part("major"), part("minor"), part("micro")))
+        }
+        .boxed()
+    }
+
     fn vcpu_threads(&self) -> BoxFuture<'_, Result<Vec<VcpuThread>, GuestError>> {
         async move { vcpu_threads(&self.qmp.execute("query-cpus-fast", json!({})).await?) }.boxed()
     }

@@ -154,6 +154,7 @@ impl Guest {
                     self.pin(vm).await?;
                 }
                 self.memory.timings.booted.get_or_insert_with(Timestamp::now);
+                self.memory.engine_version = self.session.engine_version().map(str::to_owned);
                 self.remember_addresses();
                 self.agent(vm, answer.agent).await;
             }

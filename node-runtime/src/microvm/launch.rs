@@ -236,13 +236,15 @@ fn pages(vm: &MicroVMSpec) -> engine::PageSize {
     }
 }
 
-/// The serial console, an end instead of a standstill after a panic, where `vse-init` finds the root; then the user's.
+/// The serial console, an end instead of a standstill after a panic, where `vse-init` finds the root, the host name
+/// (systemd's, others pass it by); then the user's.
 fn command_line(vm: &MicroVMSpec) -> String {
     let root = match vm.boot.root {
         Root::Diskless => "vse.root=diskless",
         Root::Disk => "vse.root=disk",
     };
-    let mut arguments = vec!["console=ttyS0", "panic=1", root];
+    let hostname = format!("systemd.hostname={}", seed::hostname(vm));
+    let mut arguments = vec!["console=ttyS0", "panic=1", root, &hostname];
     arguments.extend(vm.boot.kernel_arguments.iter().map(String::as_str));
     arguments.join(" ")
 }

@@ -1,6 +1,6 @@
 //! From a MicroVM's network and its pod to what `vse-guest-network` sets up.
 
-use super::launch;
+use super::{launch, seed};
 use super::pod_process::PodProcess;
 use rustix::fs::OFlags;
 use std::fs::File;
@@ -32,7 +32,7 @@ fn config(vm: &MicroVMSpec, process: &PodProcess) -> Option<GuestNetworkConfig> 
         mac_seed: vm.vse_uid.clone(),
         ports: network.ports.iter().map(mapping).collect(),
         dns: Dns::from_resolv_conf(&resolv_conf(process)),
-        hostname: vm.vse_name.clone(),
+        hostname: seed::hostname(vm).to_owned(),
         queues: 1,
     })
 }

@@ -46,7 +46,7 @@ pub(super) fn disk(vm: &MicroVMSpec, cloud_init: &CloudInit, process: &PodProces
     let meta = SeedMeta {
         // The VSE, not its incarnation: a restart on a disk root is no first boot.
         instance_id: vm.vse_uid.clone(),
-        hostname: Some(cloud_init.hostname.clone().unwrap_or_else(|| vm.vse_name.clone())),
+        hostname: Some(hostname(vm).to_owned()),
         ssh_authorized_keys: cloud_init.ssh_authorized_keys.clone(),
         network_config: None,
     };
@@ -59,6 +59,11 @@ pub(super) fn disk(vm: &MicroVMSpec, cloud_init: &CloudInit, process: &PodProces
         discard: false,
         cache: Cache::Shared,
     })
+}
+
+/// The guest's host name: as asked for, or the VSE's name.
+pub(super) fn hostname(vm: &MicroVMSpec) -> &str {
+    vm.cloud_init.as_ref().and_then(|cloud_init| cloud_init.hostname.as_deref()).unwrap_or(&vm.vse_name)
 }
 
 fn user_data(cloud_init: &CloudInit, process: &PodProcess) -> Result<Vec<u8>, Error> {

@@ -28,6 +28,7 @@ pub(super) struct Session {
 
 struct Connected {
     guest: Box<dyn Guest>,
+    version: String,
     events: Events,
 }
 
@@ -107,7 +108,7 @@ impl Session {
             let network = network::adopt(vm, &process).await;
             self.network = network.map_err(|error| Error::Network(Box::new(error)))?;
         }
-        self.engine = Some(Connected { events: guest.events(), guest });
+        self.engine = Some(Connected { events: guest.events(), version: guest.version().await?, guest });
         self.process = Some(process);
         Ok(())
     }
@@ -115,6 +116,11 @@ impl Session {
     /// The engine's guest, if it answers.
     pub(super) fn guest(&self) -> Option<&dyn Guest> {
         self.engine.as_ref().map(|engine| engine.guest.as_ref())
+    }
+
+    /// The engine's name and version, if it answers.
+    pub(super) fn engine_version(&self) -> Option<&str> {
+        self.engine.as_ref().map(|engine| engine.version.as_str())
     }
 
     /// The pod's process, if it is there.

@@ -5,7 +5,7 @@ use crate::vse::refusal::{Problem, Refusal};
 use vse_crds::{Machine, PageSize, quantity};
 
 /// Least guest memory, in bytes (the CRD says why).
-const MIN_MEMORY: u64 = 48 << 20;
+const MIN_MEMORY: u64 = 96 << 20;
 
 /// The machine's shape in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ pub fn contradictions(machine: &Machine) -> Vec<Problem> {
         None => {}
         Some(Err(error)) => problem("memory.guest", error.to_string()),
         Some(Ok(bytes)) if bytes < MIN_MEMORY => {
-            problem("memory.guest", "must be at least 48Mi: no distribution kernel boots with less".into())
+            problem("memory.guest", "must be at least 96Mi: no distribution kernel boots with less".into())
         }
         Some(Ok(bytes)) => {
             if let Some(pages) = &machine.memory.hugepages
