@@ -20,6 +20,7 @@ pub mod refusal;
 pub mod shape;
 pub mod status;
 pub mod storage;
+pub mod trouble;
 
 use crate::cache::{self, Cache};
 use crate::error::{Class, Error};

@@ -13,18 +13,16 @@ use crate::vse::names;
 use crate::vse::observe::Observed;
 use crate::vse::order::{self, Order};
 use crate::vse::pod::{self, Images};
-use crate::vse::pod_facts::{PodFacts, SLOW_AFTER};
+use crate::vse::pod_facts::PodFacts;
 use crate::vse::refusal::Refusal;
 use crate::vse::shape::shape;
-use crate::vse::status::{Guest, Situation, Trouble, report};
+use crate::vse::status::{Guest, Situation, report};
 use crate::vse::storage::storage;
-use jiff::{SignedDuration, Timestamp};
+use crate::vse::trouble::{Trouble, host_trouble, launch_trouble};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
-use vse_crds::{EngineName, ExitRecord, MicroVM, MicroVMPhase, PowerState, RunStrategy, VSEStatus, condition, labels};
-
-/// How often a pod that is slow to start is looked at; its events are not watched.
-const SLOW_AGAIN: SignedDuration = SignedDuration::from_secs(30);
+use vse_crds::{EngineName, ExitRecord, MicroVM, MicroVMPhase, PowerState, RunStrategy, VSEStatus, labels};
 
 /// One call to the API server.
 #[derive(Clone, Debug, PartialEq)]
@@ -230,57 +228,6 @@ fn placed(seen: &Observed, status: VSEStatus, vm: &MicroVM, pod: Option<&Pod>, h
             let (trouble, again) = launch_trouble(seen, vm, pod);
             Plan::of(seen, status, actions, Situation::Starting(trouble)).again_at(again)
         }
-    }
-}
-
-/// Why nobody can tell what an ordered guest does: its host is gone or does not answer. Whether it may be started
-/// elsewhere is a matter of fencing; until it is known to have ended, it is waited for.
-fn host_trouble(seen: &Observed, vm: &MicroVM, pod: Option<&Pod>) -> Option<Trouble> {
-    let node = &vm.spec.node_name;
-    if seen.host(node).is_none() {
-        let message = format!("host {node} is gone; the guest can't be known to have ended");
-        return Some(Trouble::new(Reason::HostGone, message));
-    }
-    let silent = pod.is_some_and(|pod| PodFacts::of(pod).unreachable());
-    silent.then(|| {
-        let message = format!("kubelet of host {node} does not answer; the guest can't be known to have ended");
-        Trouble::new(Reason::HostSilent, message)
-    })
-}
-
-/// What keeps an ordered guest from running, when it takes long; and when to look again.
-fn launch_trouble(seen: &Observed, vm: &MicroVM, pod: Option<&Pod>) -> (Option<Trouble>, Option<Timestamp>) {
-    let node = &vm.spec.node_name;
-    if let Some(trouble) = host_trouble(seen, vm, pod) {
-        return (Some(trouble), None);
-    }
-    let facts = pod.map(PodFacts::of);
-    if let Some((reason, message)) = facts.as_ref().and_then(PodFacts::waiting) {
-        return (Some(Trouble::pod(reason, message)), None);
-    }
-    let ready = vm.status.as_ref().and_then(|status| condition::find(&status.conditions, "Ready"));
-    if let Some(ready) = ready.filter(|c| c.status != "True" && !c.message.is_empty()) {
-        let reason = if ready.reason == Reason::Preparing.as_str() { Reason::Preparing } else { Reason::LaunchDelayed };
-        return (Some(Trouble::new(reason, &ready.message)), None);
-    }
-    let slow_at = facts.as_ref().and_then(PodFacts::slow_at);
-    let running = facts.as_ref().is_some_and(PodFacts::running);
-    let silent_at = vm
-        .metadata
-        .creation_timestamp
-        .as_ref()
-        .filter(|_| running && vm.status.is_none())
-        .map(|created| created.0 + SLOW_AFTER + SLOW_AFTER);
-    match (slow_at, silent_at) {
-        (Some(at), _) if at <= seen.now => {
-            let trouble = seen.pod_warning.as_ref();
-            (trouble.map(|warning| Trouble::new(Reason::PodNotStarting, warning)), Some(seen.now + SLOW_AGAIN))
-        }
-        (_, Some(at)) if at <= seen.now => {
-            let message = format!("the node runtime of host {node} has not taken up the guest");
-            (Some(Trouble::new(Reason::HostSilent, message)), None)
-        }
-        (slow_at, silent_at) => (None, slow_at.into_iter().chain(silent_at).min()),
     }
 }
 

@@ -4,6 +4,7 @@
 use crate::reason::Reason;
 use crate::vse::observe::Observed;
 use crate::vse::refusal::Refusal;
+use crate::vse::trouble::Trouble;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use vse_crds::condition::{self, Status};
@@ -50,31 +51,6 @@ impl Situation<'_> {
     /// On its way, nothing in the way.
     pub fn starting() -> Self {
         Situation::Starting(None)
-    }
-}
-
-/// What keeps a guest from starting for longer than usual.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    reason: Reason,
-    message: String,
-    /// The message adds nothing to an earlier one for the same reason.
-    vague: bool,
-}
-
-impl Trouble {
-    /// Trouble with its message.
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Trouble { reason, message: message.into(), vague: false }
-    }
-
-    /// kubelet's reason why it can't make the container. It alternates between the failure and "Back-off …", which
-    /// must not alternate the status.
-    pub fn pod(reason: &str, message: &str) -> Self {
-        Trouble {
-            vague: reason.ends_with("BackOff"),
-            ..Trouble::new(Reason::PodNotStarting, format!("{reason}: {message}"))
-        }
     }
 }
 
