@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -191,19 +191,15 @@ fn make(entry: &Path, key: &Key, source: &Source<'_>) -> Result<()> {
     let begin = Instant::now();
     let tree = Tree(source.tree);
     let kernel = kernel::find(tree, source.kernel)?;
-    let modules = modules::read(tree, &kernel.version)?;
-    let sizes = Sizes {
-        kernel: put(entry, KERNEL, |file| file.write_all(&kernel.image))?,
-        initramfs: put(entry, INITRAMFS, |file| initramfs::write(BufWriter::new(file), source.init, &modules))?,
-        root: put_root(entry, key, source)?,
-    };
+    let initramfs = put_initramfs(entry, tree, &kernel.version, source.init)?;
+    let kernel_size = put(entry, KERNEL, |file| io::copy(&mut kernel.image.take(kernel::MAX_KERNEL), file).map(drop))?;
+    let sizes = Sizes { kernel: kernel_size, initramfs, root: put_root(entry, key, source)? };
     let manifest = Manifest::new(source, kernel.version, sizes);
     put(entry, MANIFEST, |file| Ok(serde_json::to_writer_pretty(file, &manifest)?))?;
     sync(entry)?;
     info!(
         %key,
         kernel = manifest.kernel_version,
-        modules = modules.len(),
         kernel_bytes = sizes.kernel,
         initramfs_bytes = sizes.initramfs,
         root_bytes = sizes.root,
@@ -211,6 +207,11 @@ fn make(entry: &Path, key: &Key, source: &Source<'_>) -> Result<()> {
         "system image made"
     );
     Ok(())
+}
+
+fn put_initramfs(entry: &Path, tree: Tree<'_>, kernel_version: &str, init: &[u8]) -> Result<u64> {
+    let modules = modules::read(tree, kernel_version)?;
+    put(entry, INITRAMFS, |file| initramfs::write(BufWriter::new(file), init, &modules))
 }
 
 fn put_root(entry: &Path, key: &Key, source: &Source<'_>) -> Result<u64> {

@@ -1,5 +1,7 @@
 //! Finds the kernel in a tree.
 
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -7,11 +9,13 @@ use crate::tree::Tree;
 use crate::version;
 
 /// Distributions' largest kernels have 20 MiB.
-const MAX_KERNEL: u64 = 256 << 20;
+pub(crate) const MAX_KERNEL: u64 = 256 << 20;
+/// What [`release`] can look at: a 16-bit pointer into the kernel behind its first sector, and a text there.
+const HEAD: u64 = 0x200 + 0xffff + 256;
 
 /// A kernel of the tree.
 pub(crate) struct Kernel {
-    pub(crate) image: Vec<u8>,
+    pub(crate) image: File,
     /// As `uname -r` says.
     pub(crate) version: String,
 }
@@ -23,13 +27,13 @@ pub(crate) struct Kernel {
 pub(crate) fn find(tree: Tree<'_>, wanted: Option<&Path>) -> Result<Kernel> {
     if let Some(path) = wanted {
         let found = || candidates(tree).map(|all| all.iter().map(|path| format!("{path:?}")).collect::<Vec<_>>());
-        return match tree.read(path, MAX_KERNEL)? {
+        return match tree.open(path)? {
             Some(image) => kernel(image, path),
             None => Err(Error::NoSuchKernel { path: path.to_owned(), found: found()?.join(", ") }),
         };
     }
     for path in candidates(tree)? {
-        if let Some(image) = tree.read(&path, MAX_KERNEL)? {
+        if let Some(image) = tree.open(&path)? {
             return kernel(image, &path);
         }
     }
@@ -53,8 +57,15 @@ fn candidates(tree: Tree<'_>) -> Result<Vec<PathBuf>> {
     Ok(releases.into_iter().map(|(_, path)| path).chain(unnamed).collect())
 }
 
-fn kernel(image: Vec<u8>, path: &Path) -> Result<Kernel> {
-    let version = release(&image).ok_or_else(|| Error::NotAKernel { path: path.to_owned() })?.to_owned();
+fn kernel(mut image: File, path: &Path) -> Result<Kernel> {
+    let fail = |source| Error::Tree { path: path.to_owned(), source };
+    if image.metadata().map_err(fail)?.len() > MAX_KERNEL {
+        return Err(Error::TooLarge { path: path.to_owned(), limit: MAX_KERNEL });
+    }
+    let mut head = Vec::new();
+    (&image).take(HEAD).read_to_end(&mut head).map_err(fail)?;
+    image.rewind().map_err(fail)?;
+    let version = release(&head).ok_or_else(|| Error::NotAKernel { path: path.to_owned() })?.to_owned();
     Ok(Kernel { image, version })
 }
 
@@ -79,7 +90,7 @@ fn release(image: &[u8]) -> Option<&str> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use std::fs::{self, File};
+    use std::fs;
     use std::os::fd::AsFd;
 
     /// The least that counts as a kernel.
