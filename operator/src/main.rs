@@ -93,7 +93,7 @@ fn log(options: &Options) -> anyhow::Result<()> {
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter);
     match options.log_format {
         LogFormat::Text => subscriber.init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! Ends of incarnations: how one ended, whether another follows and when, pure.
+//! Ends of incarnations: what is counted as one, whether another follows and when, pure.
 
 use crate::vse::pod_facts::PodEnd;
 use jiff::{SignedDuration, Timestamp};
-use vse_crds::{ExitReason, ExitRecord, MicroVM, RunStrategy, VSEStatus};
+use vse_crds::{ExitReason, ExitRecord, RunStrategy, VSEStatus};
 
 /// Delay before the start after a first failure.
 const FIRST_DELAY: SignedDuration = SignedDuration::from_secs(10);
@@ -11,19 +11,14 @@ const LONGEST_DELAY: SignedDuration = SignedDuration::from_secs(300);
 /// A guest that ran so long was well; its failure counts as the first.
 const WELL_AFTER: SignedDuration = SignedDuration::from_secs(600);
 
-/// How an incarnation ended, from what the node runtime says or else from the pod.
-pub fn exit(incarnation: i64, vm: Option<&MicroVM>, pod: Option<&PodEnd>, now: Timestamp) -> ExitRecord {
-    let said = vm.and_then(|vm| vm.status.as_ref()?.exit.clone());
-    if let Some(said) = said {
-        return ExitRecord { incarnation, ..said };
+/// The end of an incarnation no guest was ever ordered for: its pod ended before.
+pub fn without_guest(incarnation: i64, pod: &PodEnd, now: Timestamp) -> ExitRecord {
+    ExitRecord {
+        incarnation,
+        reason: ExitReason::LaunchFailed,
+        message: pod.message.clone(),
+        at: pod.at.unwrap_or(now),
     }
-    let (reason, message, at) = match pod {
-        // Without a MicroVM no guest was ever launched, whatever the container's exit code.
-        Some(end) if vm.is_none() => (ExitReason::LaunchFailed, end.message.clone(), end.at),
-        Some(end) => (end.reason, end.message.clone(), end.at),
-        None => (ExitReason::PodGone, "the pod is gone".to_owned(), None),
-    };
-    ExitRecord { incarnation, reason, message, at: at.unwrap_or(now) }
 }
 
 /// Failures in a row, this end counted.

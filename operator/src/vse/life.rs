@@ -63,23 +63,27 @@ impl<'a> Life<'a> {
         let vm = seen.microvm(incarnation).map(Arc::as_ref);
         let pod = seen.pod(incarnation).map(Arc::as_ref).filter(|pod| vm.is_none_or(|vm| !is_stray(pod, vm)));
         let end = pod.and_then(|pod| PodFacts::of(pod).end());
-        let ended = || Life::Ended { exit: exit::exit(incarnation, vm, end.as_ref(), seen.now), recorded: false };
-        match (vm, pod) {
-            (None, None) => Life::Unborn,
+        let said = vm.filter(|vm| is_released(vm)).and_then(|vm| vm.status.as_ref()?.exit.clone());
+        let ended = |exit| Life::Ended { exit: ExitRecord { incarnation, ..exit }, recorded: false };
+        match (vm, said, pod, end) {
+            (None, _, None, _) => Life::Unborn,
             // A deleted pod that no guest was ordered for leaves no end: nothing lived in it.
-            (None, Some(pod)) if end.is_some() && !PodFacts::of(pod).deleting() => ended(),
-            (None, Some(pod)) => Life::Pending { pod },
-            (Some(vm), pod) if !is_released(vm) => Life::Placed { vm, pod },
-            (Some(_), Some(pod)) if end.is_none() => Life::Leaving { pod },
-            (Some(_), _) => ended(),
+            (None, _, Some(pod), Some(end)) if !PodFacts::of(pod).deleting() => {
+                ended(exit::without_guest(incarnation, &end, seen.now))
+            }
+            (None, _, Some(pod), _) => Life::Pending { pod },
+            (Some(vm), None, pod, _) => Life::Placed { vm, pod },
+            (Some(_), Some(_), Some(pod), None) => Life::Leaving { pod },
+            (Some(_), Some(exit), _, _) => ended(exit),
         }
     }
 }
 
-/// Whether the node runtime says that the host holds nothing of it.
+/// Whether the node runtime says that the host holds nothing of it, and how it ended: one without the other is not its
+/// last word yet.
 pub fn is_released(vm: &MicroVM) -> bool {
-    let phase = vm.status.as_ref().and_then(|status| status.phase);
-    phase == Some(MicroVMPhase::Released)
+    let status = vm.status.as_ref();
+    status.is_some_and(|status| status.phase == Some(MicroVMPhase::Released) && status.exit.is_some())
 }
 
 /// Whether the pod has the MicroVM's pod's name only: made anew after the MicroVM's own was deleted. No guest is ever

@@ -220,11 +220,11 @@ fn placed(seen: &Observed, status: VSEStatus, vm: &MicroVM, pod: Option<&Pod>, h
             };
             Plan::of(seen, status, actions, Situation::Running(guest))
         }
-        Some(MicroVMPhase::Stopping) => {
+        Some(MicroVMPhase::Stopping | MicroVMPhase::Released) => {
             let why = "the guest is shutting down".to_owned();
             Plan::of(seen, status, actions, Situation::Stopping(why))
         }
-        Some(MicroVMPhase::Preparing | MicroVMPhase::Released) | None => {
+        Some(MicroVMPhase::Preparing) | None => {
             let (trouble, again) = launch_trouble(seen, vm, pod);
             Plan::of(seen, status, actions, Situation::Starting(trouble)).again_at(again)
         }

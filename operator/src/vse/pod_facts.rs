@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use vse_crds::{ExitReason, labels};
+use vse_crds::labels;
 
 /// kube-scheduler says "unschedulable" at once and often changes its mind; wait so long before telling users.
 pub const UNSCHEDULABLE_AFTER: SignedDuration = SignedDuration::from_secs(5);
@@ -18,8 +18,6 @@ pub struct PodFacts<'a> {
 /// How a pod's container ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodEnd {
-    /// What that means when the node runtime said nothing.
-    pub reason: ExitReason,
     /// What was seen.
     pub message: String,
     /// When.
@@ -53,10 +51,8 @@ impl<'a> PodFacts<'a> {
         let status = self.pod.status.as_ref()?;
         let terminated = self.container().and_then(|c| c.state.as_ref()).and_then(|s| s.terminated.as_ref());
         if let Some(terminated) = terminated {
-            let reason = if terminated.exit_code == 0 { ExitReason::GuestShutdown } else { ExitReason::EngineFailed };
             return Some(PodEnd {
-                reason,
-                message: format!("the engine's container ended with exit code {}", terminated.exit_code),
+                message: format!("the container ended with exit code {}", terminated.exit_code),
                 at: terminated.finished_at.as_ref().map(|time| time.0),
             });
         }
@@ -65,11 +61,7 @@ impl<'a> PodFacts<'a> {
             let message = status.message.as_deref().unwrap_or_default();
             format!("the pod ended before its container ran: {reason} {message}").trim_end().to_owned()
         };
-        matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")).then(|| PodEnd {
-            reason: ExitReason::LaunchFailed,
-            message: message(),
-            at: None,
-        })
+        matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")).then(|| PodEnd { message: message(), at: None })
     }
 
     /// kube-scheduler's words, when it has found no host for a while; else when that while is over.
