@@ -35,7 +35,7 @@ poweroff -f
 
 #[test]
 fn diskless() {
-    let system = System::new(&[]);
+    let system = System::with(|_| {});
     for _ in 0..2 {
         let console = system.boot("vse.root=diskless vse.init=/probe one two", None).finish();
         assert_says(&console, "probe: arguments one two");
@@ -47,13 +47,20 @@ fn diskless() {
 
 #[test]
 fn a_root_disk_is_filled_once_and_anew_after_a_crash() {
-    let system = System::new(&["mkfs.ext4", "tune2fs"]);
+    let system = System::with(|tree| {
+        ["mkfs.ext4", "tune2fs"].iter().for_each(|program| add_program(tree, program));
+        // Enough to copy that the filling can be cut short.
+        fs::write(tree.join("ballast"), vec![1; 128 << 20]).unwrap();
+    });
     let disk = system.blank_disk();
     let boot_with = |arguments| system.boot(&format!("vse.root=disk vse.init=/probe {arguments}"), Some(&disk));
     let boot = || boot_with("");
 
     let mut guest = boot();
-    wait_until("the file system is made", || label(&disk) == *b"vse-filling");
+    wait_until("the file system is made", || {
+        assert!(guest.0.try_wait().unwrap().is_none(), "the guest ended early:\n{}", guest.console());
+        label(&disk) == *b"vse-filling"
+    });
     guest.0.kill().unwrap();
     guest.0.wait().unwrap();
 
@@ -79,7 +86,7 @@ fn a_root_disk_is_filled_once_and_anew_after_a_crash() {
 
 #[test]
 fn what_is_missing_is_named() {
-    let system = System::new(&[]);
+    let system = System::with(|_| {});
     let console = system.boot("vse.root=disk", Some(&system.blank_disk())).finish();
     assert_says(&console, "vse-init: error: the system image has no mkfs.ext4");
     assert_says(&console, "Kernel panic");
@@ -94,15 +101,15 @@ struct System {
 }
 
 impl System {
-    /// With programs of this machine added, and the libraries they need.
-    fn new(programs: &[&str]) -> Self {
+    /// With something more in its tree.
+    fn with(more: impl FnOnce(&Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let tree = directory.path().join("tree");
         unpack_tiny(&directory.path().join("archive"), &tree);
         fs::write(tree.join("probe"), PROBE).unwrap();
         fs::set_permissions(tree.join("probe"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::hard_link(tree.join("probe"), tree.join("probe-again")).unwrap();
-        programs.iter().for_each(|program| add_program(&tree, program));
+        more(&tree);
 
         let key = Key::new("tiny", None);
         let cache = directory.path().join("cache");
@@ -144,6 +151,11 @@ impl Guest {
     /// What the console said, once the guest has ended.
     fn finish(mut self) -> String {
         wait_until("the guest ends", || self.0.try_wait().unwrap().is_some());
+        self.console()
+    }
+
+    /// What the console said so far.
+    fn console(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.1).unwrap()).into_owned()
     }
 }
