@@ -103,3 +103,19 @@ fn failed(_: Arc<HostPolicy>, error: &Error, _: Arc<Context>) -> Action {
     tracing::warn!(detail = error.explain(), "call failed");
     Action::requeue(error.retry_after())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vse_crds::condition::is_true;
+
+    #[test]
+    fn in_force_with_the_first_host_and_silent_while_nothing_changes() {
+        let mut policy = HostPolicy::new("p", Default::default());
+        assert!(!is_true(&status(&policy, 0, Timestamp::UNIX_EPOCH).conditions, "Ready"));
+        let one = status(&policy, 1, Timestamp::UNIX_EPOCH);
+        assert!(is_true(&one.conditions, "Ready"));
+        policy.status = Some(one.clone());
+        assert_eq!(status(&policy, 1, Timestamp::MAX), one);
+    }
+}

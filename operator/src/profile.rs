@@ -81,3 +81,23 @@ fn failed(_: Arc<VSEProfile>, error: &Error, _: Arc<Context>) -> Action {
     tracing::warn!(detail = error.explain(), "call failed");
     Action::requeue(error.retry_after())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vse_crds::condition::find;
+
+    #[test]
+    fn a_profile_that_contradicts_itself_is_not_ready() {
+        let mut profile = VSEProfile::new("p", Default::default());
+        let first = status(&profile, Timestamp::UNIX_EPOCH);
+        assert_eq!(find(&first.conditions, "Ready").unwrap().status, "True");
+        profile.status = Some(first.clone());
+        assert_eq!(status(&profile, Timestamp::MAX), first, "nothing changed, nothing to write");
+        profile.spec.machine.cpu.cores = Some(600);
+        let broken = status(&profile, Timestamp::UNIX_EPOCH);
+        let ready = find(&broken.conditions, "Ready").unwrap();
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "InvalidSpec"));
+        assert!(ready.message.starts_with("spec.machine.cpu: "));
+    }
+}
