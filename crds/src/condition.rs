@@ -49,10 +49,7 @@ pub fn condition(
         .map_or(Time(whole_second(now)), |was| was.last_transition_time.clone());
     let mut message = message.into();
     if message.len() > MAX_MESSAGE {
-        let cut = (0..=MAX_MESSAGE)
-            .rev()
-            .find(|&i| message.is_char_boundary(i))
-            .unwrap_or(0);
+        let cut = (0..=MAX_MESSAGE).rev().find(|&i| message.is_char_boundary(i)).unwrap_or(0);
         message.truncate(cut);
     }
     Condition {
@@ -91,36 +88,15 @@ mod tests {
     #[test]
     fn transition_time_moves_only_when_the_status_flips() {
         let first = condition(&[], "Ready", Status::False, "Starting", "", Some(1), at(1));
-        let same = condition(
-            std::slice::from_ref(&first),
-            "Ready",
-            Status::False,
-            "Pulling",
-            "x",
-            Some(1),
-            at(2),
-        );
+        let same = condition(std::slice::from_ref(&first), "Ready", Status::False, "Pulling", "x", Some(1), at(2));
         assert_eq!(same.last_transition_time.0, at(1));
-        let flipped = condition(
-            &[same],
-            "Ready",
-            Status::True,
-            "Running",
-            "",
-            Some(1),
-            at(3),
-        );
+        let flipped = condition(&[same], "Ready", Status::True, "Running", "", Some(1), at(3));
         assert_eq!(flipped.last_transition_time.0, at(3));
     }
 
     #[test]
     fn long_messages_are_cut_at_a_character() {
         let long = "ü".repeat(MAX_MESSAGE);
-        assert!(
-            condition(&[], "Ready", Status::False, "R", long, None, at(1))
-                .message
-                .len()
-                <= MAX_MESSAGE
-        );
+        assert!(condition(&[], "Ready", Status::False, "R", long, None, at(1)).message.len() <= MAX_MESSAGE);
     }
 }

@@ -12,38 +12,21 @@ use serde::{Deserialize, Serialize};
 #[kube(
     group = "vse.hpc.io",
     version = "v1alpha1",
+    category = "vse-all",
     kind = "Host",
     plural = "hosts",
     status = "HostStatus",
     derive = "PartialEq",
     doc = "What one bare-metal host has: CPU topology, memory, devices, engines. Published by its node runtime, once and on change.",
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
-    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "CPUs", type_ = "integer", json_path = ".status.cpu.count"),
     printcolumn(name = "Cells", type_ = "integer", json_path = ".status.cellCount"),
     printcolumn(name = "Memory", type_ = "string", json_path = ".status.memory"),
     printcolumn(name = "KVM", type_ = "boolean", json_path = ".status.kvm.usable"),
     printcolumn(name = "Emulation", type_ = "string", json_path = ".status.emulation"),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
-    printcolumn(
-        name = "CPU model",
-        type_ = "string",
-        json_path = ".status.cpu.model",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Kernel",
-        type_ = "string",
-        json_path = ".status.versions.kernel",
-        priority = 1
-    )
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "CPU model", type_ = "string", json_path = ".status.cpu.model", priority = 1),
+    printcolumn(name = "Kernel", type_ = "string", json_path = ".status.versions.kernel", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HostSpec {}

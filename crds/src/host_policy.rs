@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 #[kube(
     group = "vse.hpc.io",
     version = "v1alpha1",
+    category = "vse-all",
     kind = "HostPolicy",
     plural = "hostpolicies",
     shortname = "hp",
@@ -21,11 +22,7 @@ use std::collections::BTreeMap;
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority"),
     printcolumn(name = "Emulation", type_ = "string", json_path = ".spec.emulation"),
     printcolumn(name = "Hosts", type_ = "integer", json_path = ".status.hosts"),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    )
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct HostPolicySpec {
@@ -60,9 +57,7 @@ pub enum EmulationPolicy {
 }
 
 /// An engine.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum EngineName {
     /// QEMU.
     #[serde(rename = "qemu")]

@@ -50,11 +50,7 @@ pub struct Cpu {
     pub threads: Option<u32>,
     /// Each vCPU has a host CPU of its own (kubelet's static CPU manager must be on), and its thread is pinned to it.
     /// Default false.
-    #[serde(
-        default,
-        rename = "dedicatedCPUPlacement",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, rename = "dedicatedCPUPlacement", skip_serializing_if = "Option::is_none")]
     pub dedicated_cpu_placement: Option<bool>,
     /// The engine's other threads get one further CPU of their own, so that they never disturb a vCPU. Needs
     /// dedicatedCPUPlacement. Default false.
@@ -91,9 +87,7 @@ pub struct HugePages {
 }
 
 /// Huge page sizes of x86-64.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum PageSize {
     /// 2 MiB.
     #[serde(rename = "2Mi")]

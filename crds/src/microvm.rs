@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 #[kube(
     group = "vse.hpc.io",
     version = "v1alpha1",
+    category = "vse-all",
     kind = "MicroVM",
     plural = "microvms",
     shortname = "mvm",
@@ -27,23 +28,9 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Host", type_ = "string", json_path = ".spec.nodeName"),
     printcolumn(name = "Engine", type_ = "string", json_path = ".spec.engine"),
     printcolumn(name = "Accel", type_ = "string", json_path = ".spec.accelerator"),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
-    printcolumn(
-        name = "CPUs",
-        type_ = "string",
-        json_path = ".status.cpus.summary",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Kernel",
-        type_ = "string",
-        json_path = ".status.kernel",
-        priority = 1
-    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "CPUs", type_ = "string", json_path = ".status.cpus.summary", priority = 1),
+    printcolumn(name = "Kernel", type_ = "string", json_path = ".status.kernel", priority = 1),
     printcolumn(
         name = "Agent",
         type_ = "string",
@@ -105,9 +92,7 @@ pub enum PowerState {
 }
 
 /// What runs the guest's instructions.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Accelerator {
     /// The host's CPUs, by KVM.
     #[serde(rename = "KVM")]
@@ -327,10 +312,7 @@ impl ExitReason {
     pub fn is_failure(self) -> bool {
         match self {
             ExitReason::GuestShutdown | ExitReason::Stopped => false,
-            ExitReason::GuestPanic
-            | ExitReason::EngineFailed
-            | ExitReason::LaunchFailed
-            | ExitReason::PodGone => true,
+            ExitReason::GuestPanic | ExitReason::EngineFailed | ExitReason::LaunchFailed | ExitReason::PodGone => true,
         }
     }
 }
@@ -348,8 +330,6 @@ pub mod microvm_conditions {
 impl MicroVMSpec {
     /// Reference to the VM pod, for messages and look-ups.
     pub fn pod(&self) -> LocalObjectReference {
-        LocalObjectReference {
-            name: self.pod_name.clone(),
-        }
+        LocalObjectReference { name: self.pod_name.clone() }
     }
 }

@@ -9,10 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct Network {
     /// Name of the interface in this spec.
-    #[schemars(
-        length(min = 1, max = 20),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 20), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// The pod network: the guest has a private address by DHCP (10.0.2.2), reaches out with the pod's address, and is
     /// reached at it.
@@ -34,10 +31,7 @@ pub struct PodNetwork {}
 pub struct Port {
     /// Name, for Services to refer to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 15),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 15), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: Option<String>,
     /// Port number, at the pod's address and in the guest.
     #[schemars(range(min = 1, max = 65535))]

@@ -12,27 +12,16 @@ use std::collections::BTreeMap;
 #[kube(
     group = "vse.hpc.io",
     version = "v1alpha1",
+    category = "vse-all",
     kind = "VSEProfile",
     plural = "vseprofiles",
     shortname = "vsep",
     status = "VSEProfileStatus",
     derive = "PartialEq",
     doc = "Named machine shape, engine and tuning, made by admins for VSEs to take.",
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
-    ),
-    printcolumn(
-        name = "Memory",
-        type_ = "string",
-        json_path = ".spec.machine.memory.guest"
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    )
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Memory", type_ = "string", json_path = ".spec.machine.memory.guest"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VSEProfileSpec {
@@ -44,10 +33,7 @@ pub struct VSEProfileSpec {
     pub machine: Machine,
     /// Arguments of the kernel's command line, before those of the VSE.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 64),
-        inner(length(min = 1, max = 256), regex(pattern = r"^[!-~]+$"))
-    )]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256), regex(pattern = r"^[!-~]+$")))]
     pub kernel_arguments: Vec<String>,
     /// Labels a host's Node must have, besides those the VSE asks for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

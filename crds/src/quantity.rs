@@ -20,33 +20,21 @@ pub fn bytes(quantity: &Quantity) -> Result<u64, InvalidQuantity> {
 /// The shortest binary spelling of a number of bytes: `2Gi`, `1536Mi`, `1000`.
 pub fn from_bytes(bytes: u64) -> Quantity {
     const UNITS: [(&str, u32); 4] = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
-    let spelled = UNITS
-        .iter()
-        .find(|(_, shift)| bytes != 0 && bytes.trailing_zeros() >= *shift);
-    Quantity(spelled.map_or(bytes.to_string(), |(unit, shift)| {
-        format!("{}{unit}", bytes >> shift)
-    }))
+    let spelled = UNITS.iter().find(|(_, shift)| bytes != 0 && bytes.trailing_zeros() >= *shift);
+    Quantity(spelled.map_or(bytes.to_string(), |(unit, shift)| format!("{}{unit}", bytes >> shift)))
 }
 
 /// Parses `<digits>[.<digits>]<suffix>` (apimachinery's `resource.Quantity`) in integers only, times `scale`.
 fn scaled(quantity: &Quantity, scale: u128) -> Result<u64, InvalidQuantity> {
     let invalid = || InvalidQuantity(quantity.0.clone());
     let text = quantity.0.trim();
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.len() + fraction.len() == 0
-        || whole.len() > 18
-        || fraction.len() > 9
-        || fraction.contains('.')
-    {
+    if whole.len() + fraction.len() == 0 || whole.len() > 18 || fraction.len() > 9 || fraction.contains('.') {
         return Err(invalid());
     }
-    let digits: u128 = format!("{whole}{fraction}")
-        .parse()
-        .map_err(|_| invalid())?;
+    let digits: u128 = format!("{whole}{fraction}").parse().map_err(|_| invalid())?;
     let (numerator, denominator): (u128, u128) = match suffix {
         "" => (1, 1),
         "n" => (1, 1_000_000_000),
@@ -63,28 +51,13 @@ fn scaled(quantity: &Quantity, scale: u128) -> Result<u64, InvalidQuantity> {
         "Ti" => (1 << 40, 1),
         "Pi" => (1 << 50, 1),
         exponent => {
-            let power: u32 = exponent
-                .strip_prefix(['e', 'E'])
-                .and_then(|e| e.parse().ok())
-                .ok_or_else(invalid)?;
-            (
-                10u128
-                    .checked_pow(power)
-                    .filter(|_| power <= 18)
-                    .ok_or_else(invalid)?,
-                1,
-            )
+            let power: u32 = exponent.strip_prefix(['e', 'E']).and_then(|e| e.parse().ok()).ok_or_else(invalid)?;
+            (10u128.checked_pow(power).filter(|_| power <= 18).ok_or_else(invalid)?, 1)
         }
     };
     let divisor = denominator * 10u128.pow(fraction.len() as u32);
-    let product = digits
-        .checked_mul(numerator)
-        .and_then(|n| n.checked_mul(scale))
-        .ok_or_else(invalid)?;
-    u64::try_from(product.div_ceil(divisor))
-        .ok()
-        .filter(|n| i64::try_from(*n).is_ok())
-        .ok_or_else(invalid)
+    let product = digits.checked_mul(numerator).and_then(|n| n.checked_mul(scale)).ok_or_else(invalid)?;
+    u64::try_from(product.div_ceil(divisor)).ok().filter(|n| i64::try_from(*n).is_ok()).ok_or_else(invalid)
 }
 
 #[cfg(test)]
@@ -110,17 +83,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_none() {
-        for text in [
-            "",
-            "-1",
-            "1 Gi",
-            "Gi",
-            "1Gib",
-            "1e99",
-            "9999999999999999999Pi",
-            "1..5",
-            "0x10",
-        ] {
+        for text in ["", "-1", "1 Gi", "Gi", "1Gib", "1e99", "9999999999999999999Pi", "1..5", "0x10"] {
             assert!(bytes(&q(text)).is_err(), "{text}");
         }
     }

@@ -12,10 +12,7 @@ use serde::{Deserialize, Serialize};
     .message("give exactly one of persistentVolumeClaim and emptyDisk"))]
 pub struct Volume {
     /// Name of the volume, and serial number of its disk in the guest (`/dev/disk/by-id/virtio-NAME`).
-    #[schemars(
-        length(min = 1, max = 20),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 20), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     #[x_kube(validation = Rule::new("!(self in ['vse-system', 'vse-root', 'cidata'])")
         .message("the names vse-system, vse-root and cidata are taken by disks of the system itself"))]
     pub name: String,

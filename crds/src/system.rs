@@ -34,19 +34,13 @@ pub struct System {
 
     /// Name of the volume that holds the root file system when `root` is `Disk`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 20),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 20), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub root_volume: Option<String>,
 
     /// Arguments added to the kernel's command line, one an item, for example `mitigations=off`. Those of the profile
     /// come first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 64),
-        inner(length(min = 1, max = 256), regex(pattern = r"^[!-~]+$"))
-    )]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256), regex(pattern = r"^[!-~]+$")))]
     pub kernel_arguments: Vec<String>,
 
     /// Which of the image's kernels to boot; by default the newest in /boot.
@@ -109,18 +103,12 @@ pub struct Kernel {
 pub struct CloudInit {
     /// Host name of the guest; by default the VSE's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 63),
-        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
-    )]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub hostname: Option<String>,
 
     /// Public SSH keys of the image's default user (root in `debian-hpc`), one a line as in authorized_keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 32),
-        inner(length(min = 1, max = 8192), regex(pattern = r"^[ -~]+$"))
-    )]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 8192), regex(pattern = r"^[ -~]+$")))]
     pub ssh_authorized_keys: Vec<String>,
 
     /// User data as cloud-init reads it (`#cloud-config`, a script, MIME).

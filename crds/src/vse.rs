@@ -1,9 +1,6 @@
 //! `VSE`: the system a user wants.
 
-use crate::{
-    Accelerator, Address, Disk, EngineChoice, ExitRecord, GuestInfo, Machine, Network, System,
-    Volume,
-};
+use crate::{Accelerator, Address, Disk, EngineChoice, ExitRecord, GuestInfo, Machine, Network, System, Volume};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Affinity, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -17,6 +14,7 @@ use std::collections::BTreeMap;
 #[kube(
     group = "vse.hpc.io",
     version = "v1alpha1",
+    category = "vse-all",
     kind = "VSE",
     plural = "vses",
     singular = "vse",
@@ -125,11 +123,7 @@ fn default_grace() -> i64 {
 
 /// One interface on the pod network.
 fn default_networks() -> Vec<Network> {
-    vec![Network {
-        name: "default".into(),
-        pod: Default::default(),
-        ports: Vec::new(),
-    }]
+    vec![Network { name: "default".into(), pod: Default::default(), ports: Vec::new() }]
 }
 
 /// When a guest runs.
