@@ -1,1 +1,25 @@
-//! To be written.
+//! End-to-end scenarios: the harness they share. The scenarios themselves are in `tests/scenarios`.
+//!
+//! Owns: a namespace of its own for each scenario, waiting on conditions, what a failed wait tells, looking at hosts
+//! and consoles, and the proof that a scenario left nothing behind. Must not: start clusters or install anything; the
+//! cluster that KUBECONFIG names has the chart already, and `hack/cluster` is the only way to its hosts.
+
+#![forbid(unsafe_code)]
+
+pub mod audit;
+pub mod cluster;
+pub mod console;
+pub mod hosts;
+pub mod manifest;
+mod report;
+mod scenario;
+mod vse;
+mod wait;
+mod world;
+
+pub use anyhow::{Context, Result, bail, ensure};
+pub use manifest::{patched, tiny};
+pub use scenario::scenario;
+pub use serde_json::{Value, json};
+pub use vse::{Conditions, refusal};
+pub use world::World;

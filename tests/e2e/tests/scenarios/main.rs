@@ -1,0 +1,7 @@
+//! The scenarios, one subject each and none depending on another. `make test` runs them on a cluster of its own; on one
+//! that is up: `cargo test -p vse-e2e -- --test-threads 1 [NAME]` with KUBECONFIG set and kubectl in PATH.
+
+mod bad_input;
+mod first_guest;
+mod refusals;
+mod run_strategies;
