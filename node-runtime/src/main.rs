@@ -36,7 +36,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     hardware.kvm = host::probe_kvm(&options.kvm_device, hardware.cpu.virtualization.as_deref());
     let guest_init =
         std::fs::read(&options.guest_init).with_context(|| format!("cannot read {}", options.guest_init.display()))?;
-    let images = vse_system_image::Cache::open(&options.image_cache).context("cannot use the image cache")?;
+    let images = microvm::images::Images::open(&options.image_cache).context("cannot use the image cache")?;
     let context = Arc::new(microvm::Context {
         client: client.clone(),
         node_name: options.node_name.clone(),

@@ -22,8 +22,8 @@ type Name = (String, String);
 
 /// Something changed.
 enum Change {
-    Vm(watcher::Event<MicroVM>),
-    Pod(watcher::Event<Pod>),
+    Vm(Box<watcher::Event<MicroVM>>),
+    Pod(Box<watcher::Event<Pod>>),
 }
 
 /// A guest's task and its inputs. Dropping it ends the task; the guest itself goes on.
@@ -45,8 +45,9 @@ pub async fn run(context: Arc<Context>) {
     let vms: Api<MicroVM> = Api::all(context.client.clone());
     let on_host = format!("spec.nodeName={}", context.node_name);
     let of_vms = format!("{}={}", labels::COMPONENT, labels::COMPONENT_VM);
-    let pods = changes(pods, watcher::Config::default().fields(&on_host).labels(&of_vms)).map(Change::Pod);
-    let vms = changes(vms, watcher::Config::default().fields(&on_host)).map(Change::Vm);
+    let pods = changes(pods, watcher::Config::default().fields(&on_host).labels(&of_vms))
+        .map(|event| Change::Pod(Box::new(event)));
+    let vms = changes(vms, watcher::Config::default().fields(&on_host)).map(|event| Change::Vm(Box::new(event)));
     let mut changes = stream::select(pods.boxed(), vms.boxed());
     let mut guests = Guests { context, running: BTreeMap::new(), pods: BTreeMap::new(), listed: BTreeSet::new() };
     while let Some(change) = changes.next().await {
@@ -75,38 +76,50 @@ struct Guests {
 impl Guests {
     fn take(&mut self, change: Change) {
         match change {
-            Change::Pod(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => {
+            Change::Vm(event) => self.take_vm(*event),
+            Change::Pod(event) => self.take_pod(*event),
+        }
+        self.context.metrics.guests.set(self.running.len() as i64);
+    }
+
+    fn take_pod(&mut self, event: watcher::Event<Pod>) {
+        match event {
+            watcher::Event::Apply(pod) | watcher::Event::InitApply(pod) => {
                 let name = name(&pod);
                 let pod = Arc::new(pod);
                 self.pods.insert(name.clone(), pod.clone());
                 self.tell_pod(&name, Some(pod));
             }
-            Change::Pod(watcher::Event::Delete(pod)) => {
+            watcher::Event::Delete(pod) => {
                 let name = name(&pod);
                 self.pods.remove(&name);
                 self.tell_pod(&name, None);
             }
             // A new list: pods that vanished meanwhile are found absent by their guests, which ask the API server.
-            Change::Pod(watcher::Event::Init) => self.pods.clear(),
-            Change::Pod(watcher::Event::InitDone) => {
+            watcher::Event::Init => self.pods.clear(),
+            watcher::Event::InitDone => {
                 for (name, running) in &self.running {
                     running.pod.send_replace(self.pods.get(name).cloned());
                 }
             }
-            Change::Vm(watcher::Event::Apply(vm)) => self.vm(vm),
-            Change::Vm(watcher::Event::InitApply(vm)) => {
+        }
+    }
+
+    fn take_vm(&mut self, event: watcher::Event<MicroVM>) {
+        match event {
+            watcher::Event::Apply(vm) => self.vm(vm),
+            watcher::Event::InitApply(vm) => {
                 self.listed.insert(name(&vm));
                 self.vm(vm);
             }
-            Change::Vm(watcher::Event::Delete(vm)) => self.forget(&name(&vm)),
-            Change::Vm(watcher::Event::Init) => self.listed.clear(),
-            Change::Vm(watcher::Event::InitDone) => {
+            watcher::Event::Delete(vm) => self.forget(&name(&vm)),
+            watcher::Event::Init => self.listed.clear(),
+            watcher::Event::InitDone => {
                 let gone: Vec<Name> =
                     self.running.keys().filter(|name| !self.listed.contains(*name)).cloned().collect();
                 gone.iter().for_each(|name| self.forget(name));
             }
         }
-        self.context.metrics.guests.set(self.running.len() as i64);
     }
 
     fn tell_pod(&self, name: &Name, pod: Option<Arc<Pod>>) {
@@ -117,8 +130,8 @@ impl Guests {
 
     fn vm(&mut self, vm: MicroVM) {
         let name = name(&vm);
+        let vm = Arc::new(vm);
         let same = |running: &Running| running.vm.borrow().uid() == vm.uid();
-        let vm = Arc::new(vm.clone());
         match self.running.get(&name) {
             Some(running) if same(running) => {
                 running.vm.send_replace(vm);

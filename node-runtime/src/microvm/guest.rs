@@ -389,14 +389,21 @@ fn pod_state(pod: &core::Pod) -> Pod {
     let status = pod.status.as_ref();
     let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
     let state = containers.iter().find(|c| c.name == labels::VM_CONTAINER).and_then(|c| c.state.as_ref());
-    let ended = matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+    let over = status.filter(|status| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")));
     match state {
         Some(core::ContainerState { terminated: Some(end), .. }) => Pod::Ended { code: end.exit_code },
-        // Evicted, or refused by kubelet, before the container ever ran.
-        _ if ended => Pod::Ended { code: 128 + 9 },
-        Some(core::ContainerState { running: Some(_), .. }) => Pod::Running,
-        _ => Pod::Starting,
+        Some(core::ContainerState { running: Some(_), .. }) if over.is_none() => Pod::Running,
+        _ => match over {
+            Some(status) => Pod::Refused { message: kubelets_words(status) },
+            None => Pod::Starting,
+        },
     }
+}
+
+/// Why kubelet ended a pod, for example `TopologyAffinityError: Resources cannot be allocated with Topology locality`.
+fn kubelets_words(status: &core::PodStatus) -> String {
+    let words = [status.reason.as_deref(), status.message.as_deref()].into_iter().flatten().collect::<Vec<_>>();
+    format!("kubelet ended the pod before its container ran: {}", words.join(": "))
 }
 
 /// When the pod's deletion was asked for: its deletion timestamp is when the grace period ends.

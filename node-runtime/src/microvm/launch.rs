@@ -176,7 +176,7 @@ async fn system_image(context: &Context, vm: &MicroVMSpec, process: &PodProcess)
     let made = tokio::task::spawn_blocking(move || {
         let kernel = kernel.as_deref().map(Path::new);
         let tree = std::os::fd::AsFd::as_fd(&tree);
-        images.prepare(&Key::new(&identity, kernel), &Source { tree, init: &init, kernel })
+        images.prepare(Key::new(&identity, kernel), &Source { tree, init: &init, kernel })
     });
     made.await?.map_err(|source| Error::Image { image: vm.boot.image.clone(), source })
 }

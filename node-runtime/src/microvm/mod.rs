@@ -5,13 +5,14 @@
 //! - [`controller`]: watches → tasks
 //! - [`guest`]: the loop of one guest
 //! - [`plan`], [`placement`], [`status`], [`image_identity`]: decisions and what is said of them, pure
-//! - [`launch`] with [`disks`], [`seed`], [`network`]: everything a guest needs, opened and handed over
+//! - [`launch`] with [`images`], [`disks`], [`seed`], [`network`]: everything a guest needs, opened and handed over
 //! - [`session`] with [`pod_directory`], [`pod_process`]: who answers in the pod
 
 pub mod controller;
 mod disks;
 mod guest;
 mod image_identity;
+pub mod images;
 mod launch;
 mod network;
 mod placement;
@@ -41,7 +42,7 @@ pub struct Context {
     /// kubelet's pods.
     pub pods: PodDirectories,
     /// Prepared system images.
-    pub images: Arc<vse_system_image::Cache>,
+    pub images: Arc<images::Images>,
     /// The program `vse-init`.
     pub guest_init: Arc<[u8]>,
     /// The engine of this host.

@@ -1,7 +1,7 @@
 //! From a MicroVM's network and its pod to what `vse-guest-network` sets up.
 
-use super::{launch, seed};
 use super::pod_process::PodProcess;
+use super::{launch, seed};
 use rustix::fs::OFlags;
 use std::fs::File;
 use std::io::Read;

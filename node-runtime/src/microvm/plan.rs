@@ -60,6 +60,11 @@ pub enum Pod {
         /// Exit code, 128 + n for signal n.
         code: i32,
     },
+    /// It ended, and its container never ran: kubelet refused or evicted it.
+    Refused {
+        /// kubelet's words.
+        message: String,
+    },
 }
 
 /// Who answers in the pod.
@@ -178,9 +183,10 @@ pub fn plan(seen: &Observed) -> Plan {
 
 /// How the guest ended, once its process is known to be gone.
 fn ended(seen: &Observed) -> Option<(ExitReason, String)> {
-    let code = match seen.pod {
-        Pod::Ended { code } => Some(code),
+    let code = match &seen.pod {
+        Pod::Ended { code } => Some(*code),
         Pod::Absent => None,
+        Pod::Refused { message } => return Some((ExitReason::LaunchFailed, message.clone())),
         Pod::Starting | Pod::Running => return None,
     };
     Some(match (seen.last_words, seen.wanted, code) {

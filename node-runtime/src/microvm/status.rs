@@ -1,6 +1,6 @@
 //! What is said of a guest: [`MicroVMStatus`] from what was observed and remembered. Pure.
 
-use super::plan::{Observed, Plan, Wanted};
+use super::plan::{Action, Observed, Plan, Wanted};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use vse_crds::condition::{self, Status};
@@ -59,6 +59,10 @@ pub(super) fn status(
     memory: &Memory,
     generation: Option<i64>,
 ) -> Option<MicroVMStatus> {
+    if matches!(plan.action, Some(Action::Release(..))) {
+        // Said once it is so.
+        return None;
+    }
     let failing = seen.launch_failure.is_some();
     let preparing_long = memory.timings.pod_ready.is_some_and(|ready| seen.now.duration_since(ready) > LONG);
     if plan.phase == MicroVMPhase::Preparing && previous.is_none() && !failing && !preparing_long {
@@ -175,6 +179,21 @@ mod tests {
         let seen = Observed { inside: Inside::Launcher, launch_failure: Some(failure), ..running() };
         let said = say(None, &seen, &Memory::default()).unwrap();
         assert_eq!(condition::find(&said.conditions, "Ready").unwrap().message, "no space");
+    }
+
+    #[test]
+    fn the_end_is_said_with_how_it_came() {
+        let over = Observed { pod: Pod::Ended { code: 0 }, inside: Inside::Nobody, ..running() };
+        assert_eq!(say(None, &over, &Memory::default()), None);
+        let exit = ExitRecord {
+            incarnation: 1,
+            reason: vse_crds::ExitReason::GuestShutdown,
+            message: String::new(),
+            at: over.now,
+        };
+        let memory = Memory { exit: Some(exit), ..Memory::default() };
+        let said = say(None, &Observed { released: true, ..over }, &memory).unwrap();
+        assert_eq!((said.phase, said.exit), (Some(MicroVMPhase::Released), memory.exit));
     }
 
     #[test]

@@ -1,0 +1,64 @@
+//! Prepared system images of this host: the cache, and which of its entries stay.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use vse_system_image::{Cache, Key, Result, Source, SystemImage};
+
+/// How many images stay that were used last. Guests keep the files of a deleted one open, so only a later guest of the
+/// same image notices: it is made again, in seconds.
+const KEPT: usize = 16;
+
+/// The cache of prepared system images.
+#[derive(Debug)]
+pub struct Images {
+    cache: Cache,
+    recent: Mutex<VecDeque<Key>>,
+}
+
+impl Images {
+    /// Uses that directory.
+    pub fn open(directory: &Path) -> Result<Self> {
+        Ok(Self { cache: Cache::open(directory)?, recent: Mutex::default() })
+    }
+
+    /// The system image, made when it is not there. Blocks, for seconds when it is made.
+    pub fn prepare(&self, key: Key, source: &Source<'_>) -> Result<SystemImage> {
+        let image = self.cache.prepare(&key, source)?;
+        // Space that can't be given back now is no reason not to boot.
+        match self.cache.collect(&self.touch(key)) {
+            Ok(deleted) if deleted.is_empty() => {}
+            Ok(deleted) => tracing::info!(count = deleted.len(), "system images not used lately deleted"),
+            Err(error) => tracing::warn!(error = %crate::report(&error), "system images not deleted"),
+        }
+        Ok(image)
+    }
+
+    /// Notes the use of an image; returns the ones to keep.
+    fn touch(&self, key: Key) -> BTreeSet<Key> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|known| *known != key);
+        recent.push_front(key);
+        recent.truncate(KEPT);
+        recent.iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_images_used_last_are_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let images = Images::open(directory.path()).unwrap();
+        let key = |n: usize| Key::new(&n.to_string(), None);
+        for n in 0..KEPT {
+            images.touch(key(n));
+        }
+        images.touch(key(0));
+        let kept = images.touch(key(KEPT));
+        assert_eq!(kept.len(), KEPT);
+        assert!(kept.contains(&key(0)) && !kept.contains(&key(1)));
+    }
+}
