@@ -193,7 +193,7 @@ fn waiting_for_host(seen: &Observed, status: VSEStatus, pod: &PodFacts<'_>) -> P
 /// The guest was ordered: end it when it should not run, else see that it does as asked.
 fn placed(seen: &Observed, status: VSEStatus, vm: &MicroVM, pod: Option<&Pod>, halted: bool) -> Plan {
     let mut actions = stray_pod(seen, vm);
-    let restart = restart_wanted(seen, Some(vm), pod);
+    let restart = restart_wanted(seen, Some(vm), pod) || (!has_started(vm) && !changed_fields(seen, pod).is_empty());
     let deleting = vm.metadata.deletion_timestamp.is_some();
     if halted || restart || deleting {
         if !deleting {
@@ -229,6 +229,12 @@ fn placed(seen: &Observed, status: VSEStatus, vm: &MicroVM, pod: Option<&Pod>, h
             Plan::of(seen, status, actions, Situation::Starting(trouble)).again_at(again)
         }
     }
+}
+
+/// Whether a guest may have run already. Until then a changed spec, which may name a better image, is followed at once:
+/// nothing is lost with an incarnation that never ran.
+fn has_started(vm: &MicroVM) -> bool {
+    !matches!(vm.status.as_ref().and_then(|status| status.phase), None | Some(MicroVMPhase::Preparing))
 }
 
 /// The incarnation is over: record it, then the next one, the wait for it, or the end.

@@ -100,6 +100,22 @@ fn a_restart_ends_the_incarnation_once() {
 }
 
 #[test]
+fn a_changed_spec_replaces_an_incarnation_that_never_ran() {
+    let mut world = World::new();
+    operate(&mut world);
+    world.schedule();
+    operate(&mut world);
+    assert_eq!(world.objects().vms.len(), 1, "ordered, and not taken up yet");
+    world.vse(|vse| vse.spec.system.image = "example.com/another:1".into());
+    operate(&mut world);
+    world.settle();
+    let status = world.status();
+    assert_eq!((status.phase, status.incarnation), (Some(VSEPhase::Running), 2));
+    assert_eq!(reason(&status, vse_conditions::RESTART_REQUIRED), "False AsSpecified");
+    assert_eq!(world.launched, [2]);
+}
+
+#[test]
 fn a_restart_brings_back_what_had_ended() {
     let mut world = running();
     world.vse(|vse| vse.spec.run_strategy = RunStrategy::Once);
