@@ -16,6 +16,9 @@ use sha2::{Digest, Sha256};
 use super::Made;
 use crate::oci::{ImageSpec, hex, write_archive};
 
+/// Archives of one recipe that stay cached: this checkout's, and those of a few others or of before.
+const KEPT: usize = 4;
+
 /// Raised when archives of an unchanged recipe come out differently.
 const FORMAT: &str = "1";
 
@@ -33,6 +36,7 @@ pub(super) fn archive(root: &Path, archive: &Path, spec: &ImageSpec<'_>, name: &
         run(&images.join(name).join("build"), &tree)?;
         let mut layer = File::open(&tree).context("the recipe wrote no tree")?;
         write_archive(&cached, spec, &mut layer)?;
+        prune(&cache, name)?;
         Made::Built
     } else if same_file(&cached, archive) {
         return Ok(Made::Unchanged);
@@ -106,6 +110,25 @@ fn cache_dir() -> Result<PathBuf> {
     Ok(base.join("images"))
 }
 
+/// Removes all but the newest archives of recipe `name`. Checkouts that use an older one have it by link or copy.
+fn prune(cache: &Path, name: &str) -> Result<()> {
+    let mut archives = Vec::new();
+    for entry in fs::read_dir(cache)? {
+        let entry = entry?;
+        let file = entry.file_name();
+        let key = file.to_str().and_then(|f| f.strip_prefix(name)?.strip_prefix('-')?.strip_suffix(".tar"));
+        if key.is_some_and(|key| key.bytes().all(|b| b.is_ascii_hexdigit())) {
+            archives.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    archives.sort();
+    archives.reverse();
+    for (_, old) in archives.iter().skip(KEPT) {
+        fs::remove_file(old).with_context(|| format!("removing {}", old.display()))?;
+    }
+    Ok(())
+}
+
 /// Whether the archive in the checkout is the cached one, by link or by size and time of a copy.
 fn same_file(cached: &Path, archive: &Path) -> bool {
     let (Ok(cached), Ok(archive)) = (fs::metadata(cached), fs::metadata(archive)) else {
@@ -122,4 +145,54 @@ fn place(cached: &Path, archive: &Path) -> Result<()> {
         File::options().write(true).open(&fresh)?.set_modified(fs::metadata(cached)?.modified()?)?;
     }
     fs::rename(&fresh, archive).with_context(|| format!("writing {}", archive.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: ImageSpec<'_> = ImageSpec { reference: "vse.hpc.io/a:dev", entrypoint: &[], user: "0:0" };
+
+    fn recipe(images: &Path) {
+        fs::create_dir_all(images.join("a/files")).unwrap();
+        for (file, content) in [("lib.sh", ""), ("a/build", "one"), ("a/files/motd", "two")] {
+            fs::write(images.join(file), content).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_key_depends_on_every_file_its_mode_and_the_image() {
+        let images = tempfile::tempdir().unwrap();
+        recipe(images.path());
+        let key = || key(images.path(), "a", &SPEC).unwrap();
+        let mut keys = vec![key()];
+        assert_eq!(key(), keys[0]);
+        fs::write(images.path().join("a/files/motd"), "three").unwrap();
+        keys.push(key());
+        fs::rename(images.path().join("a/files/motd"), images.path().join("a/files/issue")).unwrap();
+        keys.push(key());
+        fs::write(images.path().join("lib.sh"), "more").unwrap();
+        keys.push(key());
+        fs::set_permissions(images.path().join("a/build"), fs::Permissions::from_mode(0o755)).unwrap();
+        keys.push(key());
+        keys.push(super::key(images.path(), "a", &ImageSpec { user: "1:1", ..SPEC }).unwrap());
+        let distinct: std::collections::BTreeSet<_> = keys.iter().collect();
+        assert_eq!(distinct.len(), keys.len(), "{keys:?}");
+    }
+
+    #[test]
+    fn pruning_keeps_the_newest_and_other_recipes() {
+        let cache = tempfile::tempdir().unwrap();
+        let epoch = std::time::SystemTime::UNIX_EPOCH;
+        for n in 0..KEPT + 2 {
+            let file = File::create(cache.path().join(format!("a-{n:016x}.tar"))).unwrap();
+            file.set_modified(epoch + std::time::Duration::from_secs(n as u64)).unwrap();
+        }
+        File::create(cache.path().join("a-hpc-0123456789abcdef.tar")).unwrap();
+        prune(cache.path(), "a").unwrap();
+        let left = fs::read_dir(cache.path()).unwrap().count();
+        assert_eq!(left, KEPT + 1);
+        assert!(!cache.path().join(format!("a-{:016x}.tar", 1)).exists());
+        assert!(cache.path().join(format!("a-{:016x}.tar", 2)).exists());
+    }
 }
