@@ -11,7 +11,7 @@ pub fn tiny(name: &str, spec: Value) -> Value {
         "spec": {
             "terminationGracePeriodSeconds": 30,
             "system": {"image": "vse.hpc.io/tiny:dev", "imagePullPolicy": "IfNotPresent"},
-            "machine": {"cpu": {"request": "20m"}, "memory": {"guest": "64Mi"}},
+            "machine": {"cpu": {"request": "20m"}, "memory": {"guest": "96Mi"}},
         },
     });
     patched(base, json!({"spec": spec}))
@@ -47,8 +47,8 @@ mod tests {
 
     #[test]
     fn patches_add_replace_and_remove() {
-        let vse = tiny("a", json!({"machine": {"memory": {"guest": "96Mi"}, "cpu": null}, "paused": true}));
-        assert_eq!(vse["spec"]["machine"], json!({"memory": {"guest": "96Mi"}}));
+        let vse = tiny("a", json!({"machine": {"memory": {"guest": "112Mi"}, "cpu": null}, "paused": true}));
+        assert_eq!(vse["spec"]["machine"], json!({"memory": {"guest": "112Mi"}}));
         assert_eq!(vse["spec"]["paused"], true);
         assert_eq!(vse["spec"]["system"]["image"], "vse.hpc.io/tiny:dev");
     }

@@ -2,6 +2,18 @@
 //! that is up: `cargo test -p vse-e2e -- --test-threads 1 [NAME]` with KUBECONFIG set and kubectl in PATH.
 
 mod bad_input;
+mod deletion;
+mod examples;
 mod first_guest;
+mod network;
+mod node_runtime_restart;
+mod operator_crash;
+mod placement;
 mod refusals;
 mod run_strategies;
+mod settled;
+mod spec_changed;
+mod stolen_token;
+mod storage;
+mod tour;
+mod underneath;

@@ -35,7 +35,7 @@ fn say_why_and_go_on_once_they_can() {
         world.apply(&profile_manifest(&profile)).await?;
         let contradicting = json!({
             "profileName": profile, "nodeSelector": {"kubernetes.io/os": "plan9"},
-            "machine": {"cpu": {"cores": 2}, "memory": {"guest": "64Mi"}},
+            "machine": {"cpu": {"cores": 2}, "memory": {"guest": "128Mi"}},
         });
         world.apply(&tiny("contradicting", contradicting)).await?;
         let conflicts = ["spec.machine.cpu.cores", "spec.machine.memory.guest", "spec.nodeSelector[kubernetes.io/os]"];
@@ -43,7 +43,7 @@ fn say_why_and_go_on_once_they_can() {
 
         // What was missing is there now, what was wrong is made right: they go on by themselves.
         world.patch("no-profile", json!({"spec": {"machine": {"memory": {"guest": null}}}})).await?;
-        world.patch("huge-pages", json!({"spec": {"machine": {"memory": {"hugepages": null, "guest": "64Mi"}}}})).await?;
+        world.patch("huge-pages", json!({"spec": {"machine": {"memory": {"hugepages": null, "guest": "96Mi"}}}})).await?;
         world.apply(&claim("later")).await?;
         for name in ["no-profile", "huge-pages", "no-claim"] {
             let status = world.ready(name, 1).await?;
@@ -68,10 +68,10 @@ fn of_images_say_why() {
         let exit = failed.told().last_exit.map(|exit| exit.message).unwrap_or_default();
         ensure!(exit.contains("vse.hpc.io/launcher:dev") && exit.contains("kernel"), "{exit}");
 
-        // With another image both run.
+        // With another image both run, without a word from anybody.
         let tiny_image = json!({"spec": {"system": {"image": "vse.hpc.io/tiny:dev", "imagePullPolicy": "IfNotPresent"}}});
         world.patch("unknown", tiny_image.clone()).await?;
-        world.ready("unknown", 1).await?;
+        world.ready("unknown", 2).await?;
         world.patch("no-kernel", tiny_image).await?;
         world.patch("no-kernel", json!({"spec": {"runStrategy": "Always"}})).await?;
         world.ready("no-kernel", 2).await.map(drop)

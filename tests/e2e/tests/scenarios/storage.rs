@@ -1,0 +1,61 @@
+//! Disks of a guest: what is kept and what is not, and who may write.
+
+use vse_crds::labels::RESTARTED_AT;
+use vse_e2e::console::Console;
+use vse_e2e::{Result, Value, World, ensure, json, scenario, tiny};
+
+/// Shell: the device whose disk has a serial number.
+const DEVICE: &str = "dev() { for d in /sys/block/vd*; do [ \"$(cat $d/serial)\" = \"$1\" ] && echo /dev/${d##*/}; done; }";
+
+#[test]
+fn claims_are_kept_and_scratch_is_not() {
+    scenario("storage", async |world| {
+        for (claim, size) in [("root", "192Mi"), ("data", "16Mi"), ("input", "16Mi")] {
+            world.apply(&claim_of(claim, size)).await?;
+        }
+        let spec = json!({
+            "machine": {"memory": {"guest": "112Mi"}},
+            "system": {"root": "Disk", "rootVolume": "root"},
+            "volumes": [
+                {"name": "root", "persistentVolumeClaim": {"claimName": "root"}},
+                {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+                {"name": "input", "persistentVolumeClaim": {"claimName": "input"}},
+                {"name": "scratch", "emptyDisk": {"capacity": "8Mi"}},
+            ],
+            "disks": [{"name": "input", "readOnly": true}],
+        });
+        world.apply(&tiny("guest", spec)).await?;
+        world.ready("guest", 1).await?;
+
+        let mut console = disks(world, 1).await?;
+        assert_eq!(console.run("cat /sys/block/$(basename $(dev scratch))/size").await?, "16384");
+        assert_eq!(console.run("cat /sys/block/$(basename $(dev input))/ro").await?, "1");
+        let refused = console.run("echo x >$(dev input) && sync || echo refused").await?;
+        ensure!(refused.contains("refused"), "a read-only disk was written: {refused}");
+        console.run("echo kept >/root/file").await?;
+        console.run("for d in data scratch; do echo written-to-$d >$(dev $d); done; sync").await?;
+        drop(console);
+
+        let now = jiff::Timestamp::now().to_string();
+        world.patch("guest", json!({"metadata": {"annotations": {RESTARTED_AT: now}}})).await?;
+        world.ready("guest", 2).await?;
+        let mut console = disks(world, 2).await?;
+        assert_eq!(console.run("cat /root/file").await?, "kept");
+        assert_eq!(console.run("head -n 1 $(dev data)").await?, "written-to-data");
+        assert_eq!(console.run("head -c 16 $(dev scratch) | tr -d '\\000'").await?, "");
+        Ok(())
+    });
+}
+
+async fn disks(world: &World, incarnation: i64) -> Result<Console> {
+    let mut console = Console::login(world, "guest", incarnation).await?;
+    console.run(DEVICE).await?;
+    Ok(console)
+}
+
+fn claim_of(name: &str, size: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
+    })
+}
