@@ -34,9 +34,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let metrics = metrics::Metrics::new();
     let mut hardware = host::observe(&root, vse_crds::Kvm::default()).context("cannot see what this host has")?;
     hardware.kvm = host::probe_kvm(&options.kvm_device, hardware.cpu.virtualization.as_deref());
-    let guest_init =
-        std::fs::read(&options.guest_init).with_context(|| format!("cannot read {}", options.guest_init.display()))?;
-    let images = microvm::images::Images::open(&options.image_cache).context("cannot use the image cache")?;
+    let images = microvm::images::Images::open(&options.image_cache, options.guest_init)
+        .context("cannot use the image cache")?;
     let context = Arc::new(microvm::Context {
         client: client.clone(),
         node_name: options.node_name.clone(),
@@ -44,7 +43,6 @@ async fn run(options: Options) -> anyhow::Result<()> {
         pods: microvm::PodDirectories::open(&options.kubelet_root)
             .with_context(|| format!("cannot open {}/pods", options.kubelet_root.display()))?,
         images: Arc::new(images),
-        guest_init: guest_init.into(),
         engine: vse_engine::qemu::Qemu::default(),
         kvm_device: options.kvm_device.clone(),
         metrics: metrics.clone(),

@@ -1,9 +1,10 @@
 //! Prepared system images of this host: the cache, and which of its entries stay.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use vse_system_image::{Cache, Key, Result, Source, SystemImage};
+use vse_system_image::{Cache, Key, Source, SystemImage};
 
 /// How many images stay that were used last. Guests keep the files of a deleted one open, so only a later guest of the
 /// same image notices: it is made again, in seconds.
@@ -13,18 +14,48 @@ const KEPT: usize = 16;
 #[derive(Debug)]
 pub struct Images {
     cache: Cache,
+    /// The program `vse-init`: read when it is needed, not held.
+    guest_init: PathBuf,
     recent: Mutex<VecDeque<Key>>,
 }
 
+/// Why there is no prepared image.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The image or the cache.
+    #[error(transparent)]
+    Image(#[from] vse_system_image::Error),
+    /// This installation.
+    #[error("cannot read {}", path.display())]
+    GuestInit {
+        /// The program `vse-init`.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Whether trying again can't help.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Error::Image(error) => error.is_in_tree(),
+            Error::GuestInit { .. } => false,
+        }
+    }
+}
+
 impl Images {
-    /// Uses that directory.
-    pub fn open(directory: &Path) -> Result<Self> {
-        Ok(Self { cache: Cache::open(directory)?, recent: Mutex::default() })
+    /// Keeps images in that directory; they start with the program at `guest_init`.
+    pub fn open(directory: &Path, guest_init: PathBuf) -> vse_system_image::Result<Self> {
+        Ok(Self { cache: Cache::open(directory)?, guest_init, recent: Mutex::default() })
     }
 
-    /// The system image, made when it is not there. Blocks, for seconds when it is made.
-    pub fn prepare(&self, key: Key, source: &Source<'_>) -> Result<SystemImage> {
-        let image = self.cache.prepare(&key, source)?;
+    /// The system image of a tree, made when it is not there. Blocks, for seconds when it is made.
+    pub fn prepare(&self, key: Key, tree: &OwnedFd, kernel: Option<&Path>) -> Result<SystemImage, Error> {
+        let init = std::fs::read(&self.guest_init)
+            .map_err(|source| Error::GuestInit { path: self.guest_init.clone(), source })?;
+        let image = self.cache.prepare(&key, &Source { tree: tree.as_fd(), init: &init, kernel })?;
         // Space that can't be given back now is no reason not to boot.
         match self.cache.collect(&self.touch(key)) {
             Ok(deleted) if deleted.is_empty() => {}
@@ -51,7 +82,7 @@ mod tests {
     #[test]
     fn the_images_used_last_are_kept() {
         let directory = tempfile::tempdir().unwrap();
-        let images = Images::open(directory.path()).unwrap();
+        let images = Images::open(directory.path(), PathBuf::new()).unwrap();
         let key = |n: usize| Key::new(&n.to_string(), None);
         for n in 0..KEPT {
             images.touch(key(n));

@@ -5,7 +5,7 @@
 
 use super::placement::{self, NotExclusive};
 use super::pod_process::{self, PodProcess};
-use super::{Context, disks, image_identity, network, seed};
+use super::{Context, disks, image_identity, images, network, seed};
 use jiff::Timestamp;
 use rustix::fs::{OFlags, fstat};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ use vse_crds::{Accelerator, CpuPlacement, MicroVMSpec, PageSize, Root, quantity}
 use vse_engine::{self as engine, Engine as _};
 use vse_guest_network::{Attached, Tap};
 use vse_launch::{Descriptor, LaunchOrder};
-use vse_system_image::{Key, Source, SystemImage};
+use vse_system_image::{Key, SystemImage};
 
 /// What a launch leaves behind for the node runtime to keep.
 pub(super) struct Launched {
@@ -38,7 +38,7 @@ pub(super) enum Error {
     #[error("system image {image} is not mounted in the pod")]
     NoImage { image: String },
     #[error("cannot boot from system image {image}")]
-    Image { image: String, source: vse_system_image::Error },
+    Image { image: String, source: images::Error },
     #[error(transparent)]
     Placement(#[from] NotExclusive),
     #[error("this host can't run the guest: {0}")]
@@ -68,7 +68,7 @@ impl Error {
     pub(super) fn is_final(&self) -> bool {
         match self {
             Error::NoImage { .. } | Error::Placement(_) | Error::Mismatch(_) | Error::Config { .. } => true,
-            Error::Image { source, .. } => source.is_in_tree(),
+            Error::Image { source, .. } => source.is_final(),
             Error::Disk(error) => error.is_final(),
             Error::Seed(error) => error.is_final(),
             Error::Send(error) => {
@@ -172,11 +172,10 @@ async fn system_image(context: &Context, vm: &MicroVMSpec, process: &PodProcess)
     })
     .ok_or_else(no_image)?;
     let kernel = vm.boot.kernel_path.clone();
-    let (images, init) = (context.images.clone(), context.guest_init.clone());
+    let images = context.images.clone();
     let made = tokio::task::spawn_blocking(move || {
         let kernel = kernel.as_deref().map(Path::new);
-        let tree = std::os::fd::AsFd::as_fd(&tree);
-        images.prepare(Key::new(&identity, kernel), &Source { tree, init: &init, kernel })
+        images.prepare(Key::new(&identity, kernel), &tree, kernel)
     });
     made.await?.map_err(|source| Error::Image { image: vm.boot.image.clone(), source })
 }

@@ -43,8 +43,6 @@ pub struct Context {
     pub pods: PodDirectories,
     /// Prepared system images.
     pub images: Arc<images::Images>,
-    /// The program `vse-init`.
-    pub guest_init: Arc<[u8]>,
     /// The engine of this host.
     pub engine: vse_engine::qemu::Qemu,
     /// `/dev/kvm`.
