@@ -106,7 +106,8 @@ pub struct CloudInit {
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub hostname: Option<String>,
 
-    /// Public SSH keys of the image's default user (root in `debian-hpc`), one a line as in authorized_keys.
+    /// Public SSH keys, one an item as in authorized_keys, for the image's default user (in `debian-hpc`: debian, and
+    /// root too).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 8192), regex(pattern = r"^[ -~]+$")))]
     pub ssh_authorized_keys: Vec<String>,
