@@ -15,6 +15,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 use vse_crds::{MicroVM, labels};
 
 /// Namespace and name: a MicroVM and its pod have the same.
@@ -139,7 +140,8 @@ impl Guests {
             _ => {
                 let (vm_sender, vm) = watch::channel(vm);
                 let (pod_sender, pod) = watch::channel(self.pods.get(&name).cloned());
-                let task = tokio::spawn(Guest::new(self.context.clone(), vm, pod).run());
+                let span = tracing::info_span!("guest", namespace = name.0, name = name.1);
+                let task = tokio::spawn(Guest::new(self.context.clone(), vm, pod).run().instrument(span));
                 self.running.insert(name, Running { vm: vm_sender, pod: pod_sender, task });
             }
         }

@@ -1,6 +1,7 @@
 //! The loop of one guest: look, plan, say, act, wait. Makes no choices of its own.
 
 use super::plan::{Action, Inside, LastWords, LaunchFailure, Observed, Plan, Pod, StopCause, Wanted, plan};
+use super::pod_process::{self, PodProcess};
 use super::session::{self, Session};
 use super::status::{self, Memory};
 use super::{Context, launch};
@@ -24,6 +25,8 @@ use vse_engine::{Event, GuestError, ShutdownCause};
 
 /// Wait after a step that failed, or a look that did.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The same step is not taken twice within this.
+const SAME_STEP_AGAIN: SignedDuration = SignedDuration::from_secs(1);
 /// Longest wait between two attempts to launch.
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_secs(60);
 
@@ -40,6 +43,8 @@ pub(super) struct Guest {
     launch_failure: Option<LaunchFailure>,
     pressed_at: Option<Timestamp>,
     stopping_since: Option<Timestamp>,
+    /// The last step, and when it may be taken again.
+    last: Option<(Action, Timestamp)>,
 }
 
 /// A step that did not work; it is taken again when the next look still asks for it.
@@ -56,7 +61,7 @@ enum Error {
     #[error("cannot pin the guest's threads")]
     Pin(#[source] std::io::Error),
     #[error("cannot kill the engine")]
-    Kill(#[from] super::pod_process::Error),
+    Kill(#[from] pod_process::Error),
     #[error("the API server did not answer")]
     Api(#[from] kube::Error),
 }
@@ -79,6 +84,7 @@ impl Guest {
             launch_failure: None,
             pressed_at: None,
             stopping_since: None,
+            last: None,
             vm,
             pod,
         }
@@ -86,18 +92,13 @@ impl Guest {
 
     /// Until the guest is released, or the task is ended from outside (the guest then goes on).
     pub(super) async fn run(mut self) {
-        let vm = self.vm.borrow().clone();
-        let span =
-            tracing::info_span!("guest", vm = %launch::guest_name(&vm.namespace().unwrap_or_default(), &vm.spec));
-        drop(vm);
         loop {
-            let _entered = &span;
             match self.step().await {
-                Ok(Some(plan)) if plan.phase == MicroVMPhase::Released => return,
+                Ok(Some(plan)) if plan.phase == MicroVMPhase::Released && plan.action.is_none() => return,
                 Ok(Some(plan)) => self.wait(plan.wake_at).await,
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(parent: &span, error = %report(&error), "will try again");
+                    tracing::warn!(error = %report(&error), "will try again");
                     self.wait(Timestamp::now().checked_add(AFTER_FAILURE).ok()).await;
                 }
             }
@@ -111,8 +112,13 @@ impl Guest {
         let plan = plan(&seen);
         self.publish(&vm, &seen, &plan).await?;
         match plan.action.clone() {
+            // What was just done takes a moment to show.
+            Some(action) if self.last.as_ref().is_some_and(|(last, again)| *last == action && seen.now < *again) => {
+                Ok(Some(Plan { wake_at: self.last.as_ref().map(|(_, again)| *again), ..plan }))
+            }
             Some(action) => {
-                tracing::debug!(vm = vm.name_any(), ?action, "step");
+                tracing::debug!(?action, "step");
+                self.last = Some((action.clone(), seen.now + SAME_STEP_AGAIN));
                 self.act(&vm, action, seen.now).await?;
                 Ok(None)
             }
@@ -143,14 +149,20 @@ impl Guest {
 
     /// Who is in the pod; remembers what an adopted engine no longer tells.
     async fn look(&mut self, vm: &MicroVM) -> Result<Inside, Error> {
-        let answer = self.session.look(&self.context, &vm.spec).await?;
+        let answer = match self.session.look(&self.context, &vm.spec).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::warn!(error = %report(&error), "what is in the pod makes no sense");
+                return Ok(Inside::Unintelligible);
+            }
+        };
         match answer.inside {
             Inside::Launcher if self.memory.timings.pod_ready.is_none() => {
                 self.memory.timings.pod_ready = Some(Timestamp::now());
             }
             Inside::Running | Inside::Paused => {
                 if answer.adopted {
-                    tracing::info!(vm = vm.name_any(), "adopted a running guest");
+                    tracing::info!("adopted a running guest");
                     self.pin(vm).await?;
                 }
                 self.memory.timings.booted.get_or_insert_with(Timestamp::now);
@@ -260,7 +272,7 @@ impl Guest {
                 Ok(()) | Err(GuestError::Closed) => Ok(()),
                 Err(error) => Err(error.into()),
             },
-            Action::Kill => Ok(self.session.process().ok_or(Error::Gone)?.kill()?),
+            Action::Kill => Ok(PodProcess::all_of(&vm.spec.pod_uid).iter().try_for_each(PodProcess::kill)?),
             Action::Release(reason, message) => {
                 self.release(vm, reason, message).await;
                 Ok(())
@@ -290,12 +302,12 @@ impl Guest {
                     let took = launched.engine_started.duration_since(ready);
                     self.context.metrics.launch_seconds.observe(took.as_secs_f64());
                 }
-                tracing::info!(vm = name, "launched");
+                tracing::info!("launched");
             }
             Err(error) => {
                 let is_final = error.is_final();
                 self.count(if is_final { Outcome::Refused } else { Outcome::Retried });
-                tracing::warn!(vm = name, is_final, error = %report(&error), "not launched");
+                tracing::warn!(is_final, error = %report(&error), "not launched");
                 let backoff = SignedDuration::from_secs(1 << self.failures.min(6)).min(LONGEST_BACKOFF);
                 self.failures += 1;
                 self.launch_failure =
@@ -336,7 +348,7 @@ impl Guest {
 
     async fn release(&mut self, vm: &MicroVM, reason: ExitReason, message: String) {
         self.session.release().await;
-        tracing::info!(vm = vm.name_any(), ?reason, message, "released");
+        tracing::info!(?reason, message, "released");
         self.memory.agent = false;
         self.memory.exit = Some(ExitRecord { incarnation: vm.spec.incarnation, reason, message, at: Timestamp::now() });
     }

@@ -18,6 +18,8 @@ const PRESS_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 const STOP_TIMEOUT: SignedDuration = SignedDuration::from_secs(5);
 /// How soon to look again for a launcher or an engine that is starting: nothing tells when its socket appears.
 const STARTING: SignedDuration = SignedDuration::from_millis(100);
+/// How soon to look again when what answers makes no sense.
+const UNINTELLIGIBLE: SignedDuration = SignedDuration::from_secs(1);
 /// How soon to look again while kubelet has not started the container.
 const NOT_STARTED: SignedDuration = SignedDuration::from_millis(500);
 
@@ -82,6 +84,8 @@ pub enum Inside {
     Paused,
     /// The engine, its guest ended.
     Ended,
+    /// Somebody who keeps to no protocol: an engine that was taken over, or is out of order.
+    Unintelligible,
 }
 
 /// What the engine said about the guest's end before it went away.
@@ -140,7 +144,7 @@ pub enum Action {
     PowerButton,
     /// End the engine.
     Stop,
-    /// Kill the engine's process.
+    /// Kill every process of the pod's container.
     Kill,
     /// Give back what the host still holds and report the end.
     Release(ExitReason, String),
@@ -208,9 +212,11 @@ fn stop(seen: &Observed, cause: StopCause, deadline: Timestamp) -> Plan {
         // Nothing runs, and nothing will: only this runtime gives launch orders.
         Inside::Launcher => Plan::act(phase, release_unstarted(cause)),
         Inside::Nobody if seen.pod == Pod::Starting => Plan::act(phase, release_unstarted(cause)),
+        // Whoever is in the pod by then, and whether or not it answers.
+        _ if seen.now >= deadline + STOP_TIMEOUT => Plan::act(phase, Action::Kill),
         // An engine is starting, or ending.
         Inside::Nobody => Plan::wait(phase, Some(seen.now + STARTING)),
-        _ if seen.now >= deadline + STOP_TIMEOUT => Plan::act(phase, Action::Kill),
+        Inside::Unintelligible => Plan::wait(phase, Some(seen.now + UNINTELLIGIBLE)),
         Inside::Prelaunch | Inside::Ended => Plan::act(phase, Action::Stop),
         Inside::Running | Inside::Paused if seen.now >= deadline => Plan::act(phase, Action::Stop),
         Inside::Paused => Plan::act(phase, Action::Resume),
@@ -247,6 +253,7 @@ fn go(seen: &Observed) -> Plan {
         Inside::Paused if pause => Plan::wait(MicroVMPhase::Paused, None),
         Inside::Paused => Plan::act(MicroVMPhase::Paused, Action::Resume),
         Inside::Ended => Plan::act(MicroVMPhase::Running, Action::Stop),
+        Inside::Unintelligible => Plan::wait(MicroVMPhase::Running, Some(seen.now + UNINTELLIGIBLE)),
     }
 }
 

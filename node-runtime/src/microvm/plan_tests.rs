@@ -73,6 +73,10 @@ fn shutting_down_asks_then_insists_then_kills() {
     assert_eq!(plan(&running(1000, Some(999))).action, Some(Action::Stop));
     assert_eq!(plan(&running(995, Some(990))).action, Some(Action::Kill));
     assert_eq!(plan(&seen(order_at(1060), Pod::Running, Inside::Paused)).action, Some(Action::Resume));
+    for inside in [Inside::Nobody, Inside::Unintelligible] {
+        assert_eq!(plan(&seen(order_at(1000), Pod::Running, inside)).action, None, "{inside:?}");
+        assert_eq!(plan(&seen(order_at(995), Pod::Running, inside)).action, Some(Action::Kill), "{inside:?}");
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use vse_crds::labels;
 
 /// A process of a VM pod.
 #[derive(Debug)]
@@ -54,13 +55,24 @@ impl PodProcess {
         let known = (pid > 0).then(|| Pid::from_raw(pid)).flatten().ok_or(Error::Gone(pid))?;
         let pidfd = pidfd_open(known, PidfdFlags::empty()).map_err(|_| Error::Gone(pid))?;
         let process = Self { pid: known, pidfd };
-        let cgroup = process.read("cgroup")?;
-        // `…/pod<uid>/…` with kubelet's cgroupfs driver, `…-pod<uid with _>.slice/…` with its systemd driver.
-        if cgroup.contains(&format!("pod{pod_uid}")) || cgroup.contains(&format!("pod{}", pod_uid.replace('-', "_"))) {
+        if is_of_pod(&process.read("cgroup")?, pod_uid) {
             Ok(process)
         } else {
             Err(Error::Foreign { pid, pod_uid: pod_uid.into() })
         }
+    }
+
+    /// Every process of a VM pod's container, found without the pod's help. The sandbox's own process is none of them:
+    /// it does not have the container's mounts.
+    pub fn all_of(pod_uid: &str) -> Vec<Self> {
+        let run = format!(" {} ", labels::paths::RUN);
+        fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(|pid| Self::open(pid, pod_uid).ok())
+            .filter(|process| process.mounts().is_ok_and(|mounts| mounts.contains(&run)))
+            .collect()
     }
 
     /// Its number, for messages.
@@ -129,6 +141,12 @@ impl PodProcess {
     }
 }
 
+/// `…/pod<uid>/…` with kubelet's cgroupfs driver, `…-pod<uid with _>.slice/…` with its systemd driver.
+fn is_of_pod(cgroup: &str, pod_uid: &str) -> bool {
+    let uids = [pod_uid.to_owned(), pod_uid.replace('-', "_")];
+    uids.iter().any(|uid| cgroup.contains(&format!("pod{uid}/")) || cgroup.contains(&format!("pod{uid}.slice/")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +156,15 @@ mod tests {
         let own = std::process::id() as i32;
         let error = PodProcess::open(own, "0ddba11-0000").unwrap_err();
         assert!(matches!(error, Error::Foreign { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_pod_is_known_by_its_cgroup() {
+        let uid = "18a3769c-c0d5-473a-8a00-129ed6a1dcb7";
+        let own = "4:memory:/vse-1/kubepods/burstable/pod18a3769c-c0d5-473a-8a00-129ed6a1dcb7/f00\n";
+        let slice = "0::/kubepods.slice/kubepods-pod18a3769c_c0d5_473a_8a00_129ed6a1dcb7.slice/cri-f00.scope\n";
+        assert!(is_of_pod(own, uid) && is_of_pod(slice, uid));
+        assert!(!is_of_pod(own, "18a3769c") && !is_of_pod("0::/init.scope\n", uid));
     }
 
     #[test]
