@@ -37,17 +37,21 @@ impl Console {
         Ok(console)
     }
 
-    /// What a shell command prints, the console's line ends made plain.
+    /// What a shell command prints.
     pub async fn run(&mut self, command: &str) -> Result<String> {
         // The marks are not in what is typed, and so not in its echo.
         let line = format!("echo be''gin; {command}; echo en''d");
-        let printed = self.type_until(&line, "end\r\n").await?;
-        let printed = printed.rsplit_once("begin\r\n").map_or(printed.as_str(), |(_, after)| after);
-        Ok(printed.trim_end_matches("end\r\n").replace("\r\n", "\n").trim_end().to_owned())
+        let printed = self.type_until(&line, "end\n").await?;
+        let printed = printed.rsplit_once("begin\n").map_or(printed.as_str(), |(_, after)| after);
+        Ok(printed.trim_end_matches("end\n").trim_end().to_owned())
     }
 
-    /// Types a line that the guest will not answer.
-    pub async fn send(&mut self, line: &str) -> Result<()> {
+    /// Types a command that ends the guest, and leaves.
+    pub async fn run_last(mut self, command: &str) -> Result<()> {
+        self.type_until(command, command).await.map(drop)
+    }
+
+    async fn send(&mut self, line: &str) -> Result<()> {
         self.stdin.write_all(format!("{line}\r").as_bytes()).await?;
         Ok(self.stdin.flush().await?)
     }
@@ -70,7 +74,8 @@ impl Console {
         while !seen.contains(text) {
             let read = self.stdout.read(&mut buffer).await?;
             anyhow::ensure!(read > 0, "the console ended; it showed {seen:?}");
-            seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+            // The guest's terminal and the container's each add a carriage return to a line's end.
+            seen.push_str(&String::from_utf8_lossy(&buffer[..read]).replace('\r', ""));
         }
         Ok(())
     }

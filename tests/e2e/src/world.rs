@@ -4,8 +4,10 @@ use crate::{Conditions, cluster, hosts, wait};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, LogParams, Patch, PatchParams};
 use kube::api::PostParams;
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, LogParams, Patch, PatchParams,
+};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -29,7 +31,10 @@ impl World {
     /// A fresh namespace for a scenario. It enforces the Pod Security Standard `restricted`, so every VM pod in it is
     /// proved to be without privilege.
     pub(crate) async fn new(scenario: &str) -> Result<Self> {
-        ensure!(std::env::var_os("KUBECONFIG").is_some(), "KUBECONFIG names no cluster; run the scenarios by `make test`");
+        ensure!(
+            std::env::var_os("KUBECONFIG").is_some(),
+            "KUBECONFIG names no cluster; run the scenarios by `make test`"
+        );
         let client = Client::try_default().await.context("can't read KUBECONFIG")?;
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {
             "generateName": format!("e2e-{scenario}-"),
@@ -154,7 +159,8 @@ impl World {
         let owned = ListParams::default().labels(&of);
         let what = format!("{} and all of it is gone", name.unwrap_or("every VSE"));
         self.until(&what, async || {
-            let vses = self.all::<VSE>().await?.iter().filter(|vse| name.is_none_or(|name| vse.name_any() == name)).count();
+            let vses =
+                self.all::<VSE>().await?.iter().filter(|vse| name.is_none_or(|name| vse.name_any() == name)).count();
             let microvms = self.api::<MicroVM>().list(&owned).await?.items.len();
             let pods = self.api::<Pod>().list(&owned).await?.items.len();
             Ok((vses + microvms + pods == 0).then_some(()))

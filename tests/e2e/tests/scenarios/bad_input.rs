@@ -19,7 +19,10 @@ fn bad_specs() -> Vec<(Value, &'static [&'static str])> {
         (cpu(json!({"coers": 2})), &["spec.machine.cpu.coers"]),
         (json!({"machine": {"memory": {"guest": "47Mi"}}}), &["spec.machine.memory.guest", "at least 48Mi"]),
         (json!({"machine": {"memory": {"guest": null}}}), &["spec.machine.memory.guest", "required"]),
-        (json!({"machine": {"memory": {"hugepages": {"pageSize": "4Ki"}}}}), &["spec.machine.memory.hugepages.pageSize"]),
+        (
+            json!({"machine": {"memory": {"hugepages": {"pageSize": "4Ki"}}}}),
+            &["spec.machine.memory.hugepages.pageSize"],
+        ),
         (json!({"volumes": [volume("a"), volume("a")]}), &["spec.volumes", "uplicate"]),
         (json!({"volumes": [volume("a")], "disks": [{"name": "b"}]}), &["spec.disks", "name one of volumes"]),
         (json!({"volumes": [volume("cidata")]}), &["spec.volumes[0].name", "taken"]),
@@ -29,7 +32,10 @@ fn bad_specs() -> Vec<(Value, &'static [&'static str])> {
         (json!({"system": {"root": "Disk"}}), &["spec.system.rootVolume"]),
         (json!({"system": {"root": "Disk", "rootVolume": "a"}}), &["spec.system.rootVolume", "name one of volumes"]),
         (json!({"system": {"image": ""}}), &["spec.system.image"]),
-        (json!({"system": {"cloudInit": {"userData": "#!", "userDataSecretRef": {"name": "s"}}}}), &["userData", "not both"]),
+        (
+            json!({"system": {"cloudInit": {"userData": "#!", "userDataSecretRef": {"name": "s"}}}}),
+            &["userData", "not both"],
+        ),
         (json!({"system": {"cloudInit": {"hostname": "No Good"}}}), &["spec.system.cloudInit.hostname"]),
         (json!({"system": {"kernelArguments": ["two words"]}}), &["spec.system.kernelArguments[0]"]),
         (json!({"runStrategy": "Sometimes"}), &["spec.runStrategy"]),

@@ -28,7 +28,8 @@ fn exposed_ports_are_reached_and_no_others() {
         let forwarded = forward(world, "server-1", 80).await?;
         ensure!(forwarded.contains("tiny"), "{forwarded}");
         // And out: the guest reaches the host of the other node, with the pod's address.
-        let node_ip = cluster::kubectl(&["get", "node", &other, "-o", "jsonpath={.status.addresses[0].address}"]).await?;
+        let node_ip =
+            cluster::kubectl(&["get", "node", &other, "-o", "jsonpath={.status.addresses[0].address}"]).await?;
         let kubelet = console.run(&format!("nc -w 5 {node_ip} 10250 </dev/null && echo reached")).await?;
         ensure!(kubelet.contains("reached"), "the guest reaches nothing outside: {kubelet}");
         Ok(())

@@ -21,10 +21,8 @@ fn vcpus_are_pinned_where_the_status_says() {
             engine.pid
         );
         let threads = node_exec(&engine.node, &threads).await?;
-        let (vcpus, others): (Vec<_>, Vec<_>) = threads
-            .lines()
-            .filter_map(|line| line.split_once(';'))
-            .partition(|(name, _)| name.starts_with("CPU "));
+        let (vcpus, others): (Vec<_>, Vec<_>) =
+            threads.lines().filter_map(|line| line.split_once(';')).partition(|(name, _)| name.starts_with("CPU "));
         assert_eq!(vcpus.iter().map(|(_, cpus)| *cpus).collect::<Vec<_>>(), [pinned.to_string()]);
         ensure!(others.iter().all(|(_, allowed)| *allowed == cpus.emulator), "{others:?}, not {}", cpus.emulator);
 
@@ -35,7 +33,8 @@ fn vcpus_are_pinned_where_the_status_says() {
         ensure!(floating.pinned.is_empty(), "{:?}", floating.pinned);
         if shared.spec.node_name == microvm.spec.node_name {
             let process = hosts::engine(&shared).await?.proc("status").await?;
-            let allowed = process.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t")).unwrap_or_default();
+            let allowed =
+                process.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t")).unwrap_or_default();
             ensure!(allowed != cpus.emulator, "a shared guest runs on dedicated CPUs {allowed}");
         }
         Ok(())

@@ -1,7 +1,10 @@
 //! Specs the API server takes and the operator, or a host, can't follow: each says why, and goes on once it can.
 
 use kube::api::{Api, DeleteParams};
-use vse_crds::{VSE, VSEPhase, VSEProfile, vse_conditions::{READY, STALLED}};
+use vse_crds::{
+    VSE, VSEPhase, VSEProfile,
+    vse_conditions::{READY, STALLED},
+};
 use vse_e2e::{Conditions, Result, World, ensure, json, refusal, scenario, tiny};
 
 #[test]
@@ -43,7 +46,9 @@ fn say_why_and_go_on_once_they_can() {
 
         // What was missing is there now, what was wrong is made right: they go on by themselves.
         world.patch("no-profile", json!({"spec": {"machine": {"memory": {"guest": null}}}})).await?;
-        world.patch("huge-pages", json!({"spec": {"machine": {"memory": {"hugepages": null, "guest": "96Mi"}}}})).await?;
+        world
+            .patch("huge-pages", json!({"spec": {"machine": {"memory": {"hugepages": null, "guest": "96Mi"}}}}))
+            .await?;
         world.apply(&claim("later")).await?;
         for name in ["no-profile", "huge-pages", "no-claim"] {
             let status = world.ready(name, 1).await?;
@@ -69,7 +74,8 @@ fn of_images_say_why() {
         ensure!(exit.contains("vse.hpc.io/launcher:dev") && exit.contains("kernel"), "{exit}");
 
         // With another image both run, without a word from anybody.
-        let tiny_image = json!({"spec": {"system": {"image": "vse.hpc.io/tiny:dev", "imagePullPolicy": "IfNotPresent"}}});
+        let tiny_image =
+            json!({"spec": {"system": {"image": "vse.hpc.io/tiny:dev", "imagePullPolicy": "IfNotPresent"}}});
         world.patch("unknown", tiny_image.clone()).await?;
         world.ready("unknown", 2).await?;
         world.patch("no-kernel", tiny_image).await?;

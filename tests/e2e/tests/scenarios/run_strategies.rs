@@ -30,7 +30,7 @@ fn decide_what_follows_an_end() {
 
         // A guest that powers itself off: no failure.
         for name in ["always", "rerun"] {
-            Console::login(world, name, 2).await?.send("poweroff -f").await?;
+            Console::login(world, name, 2).await?.run_last("poweroff -f").await?;
         }
         let done = world.until_vse("rerun", "succeeded", |vse| vse.phase() == Some(VSEPhase::Succeeded)).await?;
         ensure!(ended(&done, 2, ExitReason::GuestShutdown), "{:?}", done.told().last_exit);
@@ -76,6 +76,8 @@ fn ended(vse: &VSE, incarnation: i64, reason: ExitReason) -> bool {
 /// A halted VSE keeps nothing on its host.
 async fn no_guest_left(world: &World) -> Result<()> {
     let what = "the halted guest's pod is gone";
-    world.until(what, async || Ok(world.all::<k8s_openapi::api::core::v1::Pod>().await?.is_empty().then_some(()))).await?;
+    world
+        .until(what, async || Ok(world.all::<k8s_openapi::api::core::v1::Pod>().await?.is_empty().then_some(())))
+        .await?;
     world.nothing_left().await
 }

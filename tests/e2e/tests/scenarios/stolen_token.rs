@@ -49,7 +49,8 @@ async fn runtime_of(world: &World, node: &str) -> Result<Client> {
         .labels("app.kubernetes.io/component=node-runtime")
         .fields(&format!("spec.nodeName={node},status.phase=Running"));
     let pod = pods.list(&of_runtime).await?.items.into_iter().next().context("no node runtime")?;
-    let bound = json!({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": pod.name_any(), "uid": pod.uid()}});
+    let bound =
+        json!({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": pod.name_any(), "uid": pod.uid()}});
     with_token(token(world, bound).await?).await
 }
 

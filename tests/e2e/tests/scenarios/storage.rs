@@ -5,46 +5,51 @@ use vse_e2e::console::Console;
 use vse_e2e::{Result, Value, World, ensure, json, scenario, tiny};
 
 /// Shell: the device whose disk has a serial number.
-const DEVICE: &str = "dev() { for d in /sys/block/vd*; do [ \"$(cat $d/serial)\" = \"$1\" ] && echo /dev/${d##*/}; done; }";
+const DEVICE: &str =
+    "dev() { for d in /sys/block/vd*; do [ \"$(cat $d/serial)\" = \"$1\" ] && echo /dev/${d##*/}; done; }";
 
 #[test]
 fn claims_are_kept_and_scratch_is_not() {
     scenario("storage", async |world| {
-        for (claim, size) in [("root", "192Mi"), ("data", "16Mi"), ("input", "16Mi")] {
+        for (claim, size) in [("root", "192Mi"), ("data", "16Mi")] {
             world.apply(&claim_of(claim, size)).await?;
         }
-        let spec = json!({
-            "machine": {"memory": {"guest": "112Mi"}},
-            "system": {"root": "Disk", "rootVolume": "root"},
-            "volumes": [
-                {"name": "root", "persistentVolumeClaim": {"claimName": "root"}},
-                {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
-                {"name": "input", "persistentVolumeClaim": {"claimName": "input"}},
-                {"name": "scratch", "emptyDisk": {"capacity": "8Mi"}},
-            ],
-            "disks": [{"name": "input", "readOnly": true}],
-        });
-        world.apply(&tiny("guest", spec)).await?;
+        world.apply(&tiny("guest", spec(false))).await?;
         world.ready("guest", 1).await?;
-
         let mut console = disks(world, 1).await?;
         assert_eq!(console.run("cat /sys/block/$(basename $(dev scratch))/size").await?, "16384");
-        assert_eq!(console.run("cat /sys/block/$(basename $(dev input))/ro").await?, "1");
-        let refused = console.run("echo x >$(dev input) && sync || echo refused").await?;
-        ensure!(refused.contains("refused"), "a read-only disk was written: {refused}");
         console.run("echo kept >/root/file").await?;
         console.run("for d in data scratch; do echo written-to-$d >$(dev $d); done; sync").await?;
         drop(console);
 
+        // The next incarnation may only read the data.
+        world.apply(&tiny("guest", spec(true))).await?;
         let now = jiff::Timestamp::now().to_string();
         world.patch("guest", json!({"metadata": {"annotations": {RESTARTED_AT: now}}})).await?;
         world.ready("guest", 2).await?;
         let mut console = disks(world, 2).await?;
         assert_eq!(console.run("cat /root/file").await?, "kept");
         assert_eq!(console.run("head -n 1 $(dev data)").await?, "written-to-data");
+        assert_eq!(console.run("cat /sys/block/$(basename $(dev data))/ro").await?, "1");
+        let refused = console.run("echo x >$(dev data) && sync || echo refused").await?;
+        ensure!(refused.contains("refused"), "a read-only disk was written: {refused}");
         assert_eq!(console.run("head -c 16 $(dev scratch) | tr -d '\\000'").await?, "");
         Ok(())
     });
+}
+
+/// A guest with a root disk, a data disk and scratch space.
+fn spec(data_read_only: bool) -> Value {
+    json!({
+        "machine": {"memory": {"guest": "112Mi"}},
+        "system": {"root": "Disk", "rootVolume": "root"},
+        "volumes": [
+            {"name": "root", "persistentVolumeClaim": {"claimName": "root"}},
+            {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "scratch", "emptyDisk": {"capacity": "8Mi"}},
+        ],
+        "disks": [{"name": "data", "readOnly": data_read_only}],
+    })
 }
 
 async fn disks(world: &World, incarnation: i64) -> Result<Console> {
