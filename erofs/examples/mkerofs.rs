@@ -8,11 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: mkerofs TREE IMAGE".into());
     };
     let tree = File::open(tree)?;
-    let summary = vse_erofs::write(
-        tree.as_fd(),
-        &File::create_new(image)?,
-        &vse_erofs::Options::default(),
-    )?;
+    let summary = vse_erofs::write(tree.as_fd(), &File::create_new(image)?, &vse_erofs::Options::default())?;
     println!("{summary:?}");
     Ok(())
 }

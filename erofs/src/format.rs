@@ -192,20 +192,9 @@ mod tests {
         for count in [1, 2, 15, 16, 100, 1000] {
             for length in [1, 7, 100, NAME_MAX] {
                 let name = vec![b'x'; length];
-                let entries = vec![
-                    Dirent {
-                        name: &name,
-                        nid: 1,
-                        file_type: 1
-                    };
-                    count
-                ];
+                let entries = vec![Dirent { name: &name, nid: 1, file_type: 1 }; count];
                 let expected = directory(&entries).len() as u64;
-                assert_eq!(
-                    directory_size(entries.iter().map(|e| e.name.len())),
-                    expected,
-                    "{count}×{length}"
-                );
+                assert_eq!(directory_size(entries.iter().map(|e| e.name.len())), expected, "{count}×{length}");
             }
         }
     }

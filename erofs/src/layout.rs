@@ -49,10 +49,7 @@ pub(crate) struct Layout {
 
 /// Lays out the image. The first inode always gets the lowest number: the superblock has 16 bits for the root's.
 pub(crate) fn layout(needs: &[Need]) -> Layout {
-    let mut metadata = Metadata {
-        end: 1,
-        gaps: Vec::new(),
-    };
+    let mut metadata = Metadata { end: 1, gaps: Vec::new() };
     let mut data_blocks = 0;
     let mut places: Vec<Place> = needs
         .iter()
@@ -62,31 +59,15 @@ pub(crate) fn layout(needs: &[Need]) -> Layout {
             let inline = tail > 0 && head + tail <= BLOCK;
             let offset = metadata.allocate(if inline { head + tail } else { head });
             let first_block = data_blocks;
-            data_blocks += if inline {
-                need.content / BLOCK
-            } else {
-                need.content.div_ceil(BLOCK)
-            };
-            let layout = if inline {
-                DataLayout::InlineTail
-            } else {
-                DataLayout::Plain
-            };
-            Place {
-                nid: offset / SLOT,
-                layout,
-                first_block,
-            }
+            data_blocks += if inline { need.content / BLOCK } else { need.content.div_ceil(BLOCK) };
+            let layout = if inline { DataLayout::InlineTail } else { DataLayout::Plain };
+            Place { nid: offset / SLOT, layout, first_block }
         })
         .collect();
     for place in &mut places {
         place.first_block += metadata.end;
     }
-    Layout {
-        places,
-        metadata_blocks: metadata.end - 1,
-        total_blocks: metadata.end + data_blocks,
-    }
+    Layout { places, metadata_blocks: metadata.end - 1, total_blocks: metadata.end + data_blocks }
 }
 
 /// The metadata blocks handed out so far.
@@ -101,9 +82,7 @@ impl Metadata {
     /// Bytes in one block, or, if there are more, in consecutive blocks from the start of the first.
     fn allocate(&mut self, bytes: u64) -> u64 {
         let bytes = bytes.next_multiple_of(SLOT);
-        let best = (0..self.gaps.len())
-            .filter(|&i| self.gaps[i].1 >= bytes)
-            .min_by_key(|&i| self.gaps[i].1);
+        let best = (0..self.gaps.len()).filter(|&i| self.gaps[i].1 >= bytes).min_by_key(|&i| self.gaps[i].1);
         let (offset, free) = match best {
             Some(i) => self.gaps.swap_remove(i),
             None => {
@@ -130,13 +109,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn need() -> impl Strategy<Value = Need> {
-        let xattrs = prop_oneof![4 => Just(0u64), 1 => (3u64..40).prop_map(|n| n * 4), 1 => (900u64..5000).prop_map(|n| n * 4)];
-        (xattrs, prop_oneof![0u64..300, 3900u64..4200, 0u64..20_000]).prop_map(
-            |(xattr_bytes, content)| Need {
-                xattr_bytes,
-                content,
-            },
-        )
+        let xattrs =
+            prop_oneof![4 => Just(0u64), 1 => (3u64..40).prop_map(|n| n * 4), 1 => (900u64..5000).prop_map(|n| n * 4)];
+        (xattrs, prop_oneof![0u64..300, 3900u64..4200, 0u64..20_000])
+            .prop_map(|(xattr_bytes, content)| Need { xattr_bytes, content })
     }
 
     proptest! {

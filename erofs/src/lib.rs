@@ -35,11 +35,7 @@ pub struct Options {
 impl Default for Options {
     /// No UUID, no label, at most 4 million inodes (a full desktop distribution has half a million).
     fn default() -> Self {
-        Options {
-            uuid: [0; 16],
-            volume_name: String::new(),
-            max_inodes: 4_000_000,
-        }
+        Options { uuid: [0; 16], volume_name: String::new(), max_inodes: 4_000_000 }
     }
 }
 

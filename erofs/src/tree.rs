@@ -92,28 +92,15 @@ fn open(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<
 }
 
 fn read_error(action: &'static str, path: &Path, source: Errno) -> Error {
-    Error::Read {
-        action,
-        path: path.to_owned(),
-        source: source.into(),
-    }
+    Error::Read { action, path: path.to_owned(), source: source.into() }
 }
 
 /// Reads the tree below `root`.
 pub(crate) fn read(root: BorrowedFd<'_>, max_inodes: u32) -> Result<Tree<'_>, Error> {
-    let tree = Tree {
-        root,
-        nodes: Vec::new(),
-    };
-    let mut reader = Reader {
-        tree,
-        linked: HashMap::new(),
-        names: 0,
-        limit: max_inodes,
-    };
+    let tree = Tree { root, nodes: Vec::new() };
+    let mut reader = Reader { tree, linked: HashMap::new(), names: 0, limit: max_inodes };
     let top = Path::new(".");
-    let fd = open(root, top, OFlags::RDONLY | OFlags::DIRECTORY)
-        .map_err(|e| read_error("open", top, e))?;
+    let fd = open(root, top, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| read_error("open", top, e))?;
     reader.add(fd.as_fd(), top, top, 0)?;
 
     // Directories are visited in the order of their nodes; each adds its own to the end.
@@ -141,22 +128,13 @@ impl Reader<'_> {
     fn fill(&mut self, directory: usize) -> Result<(), Error> {
         let path = self.tree.path(directory);
         if path.as_os_str().len() > MAX_PATH {
-            return Err(Error::PathTooLong {
-                path,
-                limit: MAX_PATH,
-            });
+            return Err(Error::PathTooLong { path, limit: MAX_PATH });
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = open(self.tree.root, &path, flags).map_err(|e| read_error("open", &path, e))?;
         let mut entries = vec![
-            Entry {
-                name: (*b".").into(),
-                node: directory,
-            },
-            Entry {
-                name: (*b"..").into(),
-                node: self.tree.nodes[directory].parent,
-            },
+            Entry { name: (*b".").into(), node: directory },
+            Entry { name: (*b"..").into(), node: self.tree.nodes[directory].parent },
         ];
         let first_own = self.tree.nodes.len();
         for name in self.list(&fd, &path)? {
@@ -167,10 +145,7 @@ impl Reader<'_> {
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
 
         let own = &self.tree.nodes[first_own..];
-        let subdirectories = own
-            .iter()
-            .filter(|node| matches!(node.content, Content::Directory(_)))
-            .count();
+        let subdirectories = own.iter().filter(|node| matches!(node.content, Content::Directory(_))).count();
         self.tree.nodes[directory].nlink = 2 + subdirectories as u32;
         self.tree.nodes[directory].content = Content::Directory(entries);
         Ok(())
@@ -200,13 +175,7 @@ impl Reader<'_> {
     }
 
     /// The node of `name` in an open directory: a new one, unless the file was seen under another name.
-    fn add(
-        &mut self,
-        directory: BorrowedFd<'_>,
-        name: &Path,
-        full: &Path,
-        parent: usize,
-    ) -> Result<usize, Error> {
+    fn add(&mut self, directory: BorrowedFd<'_>, name: &Path, full: &Path, parent: usize) -> Result<usize, Error> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         let stat = rustix::fs::statx(directory, name, flags, StatxFlags::BASIC_STATS)
             .map_err(|e| read_error("examine", full, e))?;
@@ -217,9 +186,7 @@ impl Reader<'_> {
             return Ok(known);
         }
         let index = self.tree.nodes.len();
-        self.tree
-            .nodes
-            .push(node(directory, name, full, parent, &stat)?);
+        self.tree.nodes.push(node(directory, name, full, parent, &stat)?);
         if has_other_names {
             self.linked.insert(id, index);
         }
@@ -232,26 +199,13 @@ fn file_type(stat: &Statx) -> FileType {
 }
 
 /// A new node for `name` in an open directory.
-fn node(
-    directory: BorrowedFd<'_>,
-    name: &Path,
-    full: &Path,
-    parent: usize,
-    stat: &Statx,
-) -> Result<Node, Error> {
+fn node(directory: BorrowedFd<'_>, name: &Path, full: &Path, parent: usize, stat: &Statx) -> Result<Node, Error> {
     let content = match file_type(stat) {
         FileType::Directory => Content::Directory(Vec::new()),
-        FileType::RegularFile => Content::File {
-            size: stat.stx_size,
-        },
+        FileType::RegularFile => Content::File { size: stat.stx_size },
         FileType::Symlink => {
             let target = rustix::fs::readlinkat(directory, name, Vec::new());
-            Content::Symlink(
-                target
-                    .map_err(|e| read_error("read", full, e))?
-                    .into_bytes()
-                    .into(),
-            )
+            Content::Symlink(target.map_err(|e| read_error("read", full, e))?.into_bytes().into())
         }
         FileType::CharacterDevice | FileType::BlockDevice => {
             Content::Special(device_number(stat.stx_rdev_major, stat.stx_rdev_minor))
@@ -276,10 +230,7 @@ fn node(
 fn xattrs(directory: BorrowedFd<'_>, name: &Path, full: &Path) -> Result<Box<[u8]>, Error> {
     // The calls that take a descriptor want one opened for reading, which device nodes and FIFOs must not be.
     let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
-    let too_many = || Error::TooManyAttributes {
-        path: full.to_owned(),
-        limit: xattr::MAX_BYTES,
-    };
+    let too_many = || Error::TooManyAttributes { path: full.to_owned(), limit: xattr::MAX_BYTES };
     let read = |source| match source {
         Errno::RANGE | Errno::TOOBIG => too_many(),
         source => read_error("read the extended attributes of", full, source),
@@ -296,11 +247,8 @@ fn xattrs(directory: BorrowedFd<'_>, name: &Path, full: &Path) -> Result<Box<[u8
     }
     let mut list = vec![0; xattr::MAX_BYTES];
     let size = rustix::fs::llistxattr(&path, &mut list[..]).map_err(read)?;
-    let mut kept: Vec<Vec<u8>> = list[..size]
-        .split(|&b| b == 0)
-        .filter(|name| xattr::is_kept(name))
-        .map(<[u8]>::to_vec)
-        .collect();
+    let mut kept: Vec<Vec<u8>> =
+        list[..size].split(|&b| b == 0).filter(|name| xattr::is_kept(name)).map(<[u8]>::to_vec).collect();
     kept.sort_unstable();
 
     let mut value = list;
@@ -334,9 +282,5 @@ impl Node {
 
 /// An I/O error as [`Error::Read`].
 pub(crate) fn content_error(path: &Path, source: io::Error) -> Error {
-    Error::Read {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    }
+    Error::Read { action: "read", path: path.to_owned(), source }
 }

@@ -30,21 +30,13 @@ pub(crate) fn image(tree: &Tree<'_>, out: &File, options: &Options) -> Result<Su
         let mut head = inode(index, node, place, size).encode();
         head.extend_from_slice(&node.xattrs);
         let tail_offset = place.offset() + head.len() as u64;
-        out.write_all_at(&head, place.offset())
-            .map_err(Error::Write)?;
+        out.write_all_at(&head, place.offset()).map_err(Error::Write)?;
 
-        let target = Target {
-            out,
-            place,
-            tail_offset,
-            size,
-        };
+        let target = Target { out, place, tail_offset, size };
         match &node.content {
             Content::Special(_) => {}
             Content::Symlink(to) => target.write(0, to)?,
-            Content::Directory(entries) => {
-                target.write(0, &directory(tree, entries, &layout.places))?
-            }
+            Content::Directory(entries) => target.write(0, &directory(tree, entries, &layout.places))?,
             Content::File { size: 0 } => {}
             Content::File { .. } => copy_file(tree, index, &target, &mut buffer)?,
         }
@@ -59,26 +51,17 @@ pub(crate) fn image(tree: &Tree<'_>, out: &File, options: &Options) -> Result<Su
     });
     out.write_all_at(&superblock, 0).map_err(Error::Write)?;
     let metadata_bytes = layout.metadata_blocks * BLOCK;
-    Ok(Summary {
-        inodes: tree.nodes.len() as u64,
-        image_bytes,
-        metadata_bytes,
-    })
+    Ok(Summary { inodes: tree.nodes.len() as u64, image_bytes, metadata_bytes })
 }
 
 fn need(node: &Node) -> Need {
     let content = match &node.content {
         Content::File { size } => *size,
         Content::Symlink(to) => to.len() as u64,
-        Content::Directory(entries) => {
-            format::directory_size(entries.iter().map(|entry| entry.name.len()))
-        }
+        Content::Directory(entries) => format::directory_size(entries.iter().map(|entry| entry.name.len())),
         Content::Special(_) => 0,
     };
-    Need {
-        xattr_bytes: node.xattrs.len() as u64,
-        content,
-    }
+    Need { xattr_bytes: node.xattrs.len() as u64, content }
 }
 
 fn inode(index: usize, node: &Node, place: &Place, size: u64) -> Inode {
@@ -104,11 +87,7 @@ fn inode(index: usize, node: &Node, place: &Place, size: u64) -> Inode {
 fn directory(tree: &Tree<'_>, entries: &[Entry], places: &[Place]) -> Vec<u8> {
     let dirents: Vec<Dirent<'_>> = entries
         .iter()
-        .map(|Entry { name, node }| Dirent {
-            name,
-            nid: places[*node].nid,
-            file_type: tree.nodes[*node].file_type(),
-        })
+        .map(|Entry { name, node }| Dirent { name, nid: places[*node].nid, file_type: tree.nodes[*node].file_type() })
         .collect();
     format::directory(&dirents)
 }
@@ -130,39 +109,26 @@ impl Target<'_> {
         };
         let in_blocks = tail_start.saturating_sub(offset).min(bytes.len() as u64);
         let (full, tail) = bytes.split_at(in_blocks as usize);
-        self.out
-            .write_all_at(full, self.place.data_offset() + offset)
-            .map_err(Error::Write)?;
+        self.out.write_all_at(full, self.place.data_offset() + offset).map_err(Error::Write)?;
         if tail.is_empty() {
             return Ok(());
         }
         let into_tail = offset + in_blocks - tail_start;
-        self.out
-            .write_all_at(tail, self.tail_offset + into_tail)
-            .map_err(Error::Write)
+        self.out.write_all_at(tail, self.tail_offset + into_tail).map_err(Error::Write)
     }
 }
 
 /// Copies a file's data and skips its holes.
-fn copy_file(
-    tree: &Tree<'_>,
-    index: usize,
-    target: &Target<'_>,
-    buffer: &mut [u8],
-) -> Result<(), Error> {
+fn copy_file(tree: &Tree<'_>, index: usize, target: &Target<'_>, buffer: &mut [u8]) -> Result<(), Error> {
     let file = File::from(tree.open_file(index)?);
     let fail = |source| content_error(&tree.path(index), source);
-    let changed = || Error::Changed {
-        path: tree.path(index),
-    };
+    let changed = || Error::Changed { path: tree.path(index) };
     if file.metadata().map_err(fail)?.len() != target.size {
         return Err(changed());
     }
     let mut offset = 0;
     while let Some(start) = next_data(&file, offset).map_err(fail)? {
-        let end = rustix::fs::seek(&file, SeekFrom::Hole(start))
-            .map_err(|e| fail(e.into()))?
-            .min(target.size);
+        let end = rustix::fs::seek(&file, SeekFrom::Hole(start)).map_err(|e| fail(e.into()))?.min(target.size);
         offset = start;
         while offset < end {
             let want = buffer.len().min((end - offset) as usize);

@@ -56,21 +56,10 @@ mod tests {
 
     #[test]
     fn keeps_what_is_the_trees_and_drops_what_is_the_hosts() {
-        for name in [
-            "user.a",
-            "security.capability",
-            "system.posix_acl_access",
-            "trusted.x",
-        ] {
+        for name in ["user.a", "security.capability", "system.posix_acl_access", "trusted.x"] {
             assert!(is_kept(name.as_bytes()), "{name}");
         }
-        for name in [
-            "security.selinux",
-            "trusted.overlay.opaque",
-            "user.",
-            "system.posix_acl_access2",
-            "odd.name",
-        ] {
+        for name in ["security.selinux", "trusted.overlay.opaque", "user.", "system.posix_acl_access2", "odd.name"] {
             assert!(!is_kept(name.as_bytes()), "{name}");
         }
     }

@@ -39,11 +39,7 @@ fn records(root: &Path) -> BTreeMap<PathBuf, Record> {
         let full = root.join(&path);
         let data = fs::symlink_metadata(&full).unwrap();
         if data.is_dir() {
-            open.extend(
-                fs::read_dir(&full)
-                    .unwrap()
-                    .map(|entry| path.join(entry.unwrap().file_name())),
-            );
+            open.extend(fs::read_dir(&full).unwrap().map(|entry| path.join(entry.unwrap().file_name())));
         }
         let content = match data.file_type() {
             kind if kind.is_file() => fs::read(&full).unwrap(),
@@ -61,28 +57,17 @@ fn records(root: &Path) -> BTreeMap<PathBuf, Record> {
             attributes: attributes(&full),
             same_as: PathBuf::new(),
         };
-        first
-            .entry(data.ino())
-            .and_modify(|p: &mut PathBuf| *p = path.clone().min(p.clone()))
-            .or_insert(path.clone());
+        first.entry(data.ino()).and_modify(|p: &mut PathBuf| *p = path.clone().min(p.clone())).or_insert(path.clone());
         records.insert(path, (data.ino(), record));
     }
-    let with_link = |(ino, record)| Record {
-        same_as: first[&ino].clone(),
-        ..record
-    };
-    records
-        .into_iter()
-        .map(|(path, record)| (path, with_link(record)))
-        .collect()
+    let with_link = |(ino, record)| Record { same_as: first[&ino].clone(), ..record };
+    records.into_iter().map(|(path, record)| (path, with_link(record))).collect()
 }
 
 fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut list = vec![0; 64 << 10];
     let size = rustix::fs::llistxattr(path, &mut list[..]).unwrap();
-    let names = list[..size]
-        .split(|&byte| byte == 0)
-        .filter(|name| !name.is_empty());
+    let names = list[..size].split(|&byte| byte == 0).filter(|name| !name.is_empty());
     names
         .map(|name| {
             let mut value = vec![0; 64 << 10];
@@ -94,11 +79,7 @@ fn attributes(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
 
 fn write(tree: &Path, image: &Path) -> Result<Summary, Error> {
     let tree = File::open(tree).unwrap();
-    vse_erofs::write(
-        tree.as_fd(),
-        &File::create(image).unwrap(),
-        &Options::default(),
-    )
+    vse_erofs::write(tree.as_fd(), &File::create(image).unwrap(), &Options::default())
 }
 
 /// A mounted image.
@@ -107,10 +88,7 @@ struct Mounted(PathBuf);
 impl Mounted {
     fn new(image: &Path, on: PathBuf) -> Self {
         fs::create_dir(&on).unwrap();
-        run(Command::new("mount")
-            .args(["-t", "erofs", "-o", "ro,loop"])
-            .arg(image)
-            .arg(&on));
+        run(Command::new("mount").args(["-t", "erofs", "-o", "ro,loop"]).arg(image).arg(&on));
         Mounted(on)
     }
 }
@@ -122,14 +100,8 @@ impl Drop for Mounted {
 }
 
 fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Writes the tree twice, compares the images with each other, checks one, mounts it and compares all with the tree.
@@ -143,10 +115,7 @@ fn assert_round_trip(work: &Path, tree: &Path) -> Summary {
 
     let mounted = Mounted::new(&image, work.join("mounted"));
     let (expected, found) = (records(tree), records(&mounted.0));
-    assert_eq!(
-        expected.keys().collect::<Vec<_>>(),
-        found.keys().collect::<Vec<_>>()
-    );
+    assert_eq!(expected.keys().collect::<Vec<_>>(), found.keys().collect::<Vec<_>>());
     for (path, record) in &expected {
         assert_eq!(record, &found[path], "{path:?}");
     }
@@ -154,14 +123,8 @@ fn assert_round_trip(work: &Path, tree: &Path) -> Summary {
 }
 
 fn set_times(path: &Path, seconds: i64, nanoseconds: i64) {
-    let time = Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds as _,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
+    let times = Timestamps { last_access: time, last_modification: time };
     rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
@@ -170,14 +133,9 @@ fn everything_an_inode_can_be() {
     let work = tempfile::tempdir().unwrap();
     let tree = work.path().join("tree");
     fs::create_dir_all(tree.join("a/b/c")).unwrap();
-    for (name, size) in [
-        ("empty", 0),
-        ("small", 10),
-        ("inline", 4032),
-        ("over", 4033),
-        ("block", 4096),
-        ("big", 3 << 20),
-    ] {
+    for (name, size) in
+        [("empty", 0), ("small", 10), ("inline", 4032), ("over", 4033), ("block", 4096), ("big", 3 << 20)]
+    {
         let content: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
         fs::write(tree.join(name), content).unwrap();
     }
@@ -189,11 +147,7 @@ fn everything_an_inode_can_be() {
         rustix::fs::mknodat(CWD, tree.join(name), kind, Mode::RUSR | Mode::WUSR, device).unwrap();
     };
     node("null", FileType::CharacterDevice, rustix::fs::makedev(1, 3));
-    node(
-        "wide",
-        FileType::BlockDevice,
-        rustix::fs::makedev(259, 0x12345),
-    );
+    node("wide", FileType::BlockDevice, rustix::fs::makedev(259, 0x12345));
     node("fifo", FileType::Fifo, 0);
     node("socket", FileType::Socket, 0);
 
@@ -208,9 +162,7 @@ fn everything_an_inode_can_be() {
     let attribute = |name: &str, key: &str, value: &[u8]| {
         rustix::fs::lsetxattr(tree.join(name), key, value, XattrFlags::empty()).unwrap();
     };
-    let capability = [
-        1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    ];
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     attribute("big", "security.capability", &capability);
     attribute("big", "user.comment", b"");
     attribute("a", "user.on-a-directory", &[7; 900]);
@@ -218,19 +170,8 @@ fn everything_an_inode_can_be() {
     // user::rw-, user 1000:r--, group::r--, mask::r--, other::r-- (Linux, include/uapi/linux/posix_acl_xattr.h)
     let none = u32::MAX;
     let mut acl = 2u32.to_le_bytes().to_vec();
-    for (tag, permissions, id) in [
-        (1u16, 6u16, none),
-        (2, 4, 1000),
-        (4, 4, none),
-        (0x10, 4, none),
-        (0x20, 4, none),
-    ] {
-        acl.extend(
-            tag.to_le_bytes()
-                .into_iter()
-                .chain(permissions.to_le_bytes())
-                .chain(id.to_le_bytes()),
-        );
+    for (tag, permissions, id) in [(1u16, 6u16, none), (2, 4, 1000), (4, 4, none), (0x10, 4, none), (0x20, 4, none)] {
+        acl.extend(tag.to_le_bytes().into_iter().chain(permissions.to_le_bytes()).chain(id.to_le_bytes()));
     }
     attribute("small", "system.posix_acl_access", &acl);
     set_times(&tree.join("over"), -1, 999_999_999);
@@ -291,10 +232,7 @@ fn limits_are_errors() {
         fs::write(tree.join(name), "").unwrap();
     }
     let handle = File::open(&tree).unwrap();
-    let few = Options {
-        max_inodes: 2,
-        ..Options::default()
-    };
+    let few = Options { max_inodes: 2, ..Options::default() };
     let error = vse_erofs::write(handle.as_fd(), &File::create(&image).unwrap(), &few).unwrap_err();
     assert!(matches!(error, Error::TooManyFiles { limit: 2 }));
 
@@ -303,18 +241,9 @@ fn limits_are_errors() {
     let name = "d".repeat(255);
     for _ in 0..20 {
         rustix::fs::mkdirat(&directory, name.as_str(), Mode::RWXU).unwrap();
-        directory = rustix::fs::openat(
-            &directory,
-            name.as_str(),
-            rustix::fs::OFlags::RDONLY,
-            Mode::empty(),
-        )
-        .unwrap();
+        directory = rustix::fs::openat(&directory, name.as_str(), rustix::fs::OFlags::RDONLY, Mode::empty()).unwrap();
     }
-    assert!(matches!(
-        write(&tree, &image),
-        Err(Error::PathTooLong { .. })
-    ));
+    assert!(matches!(write(&tree, &image), Err(Error::PathTooLong { .. })));
 }
 
 #[test]
@@ -322,16 +251,11 @@ fn a_mount_in_the_tree_is_refused() {
     let work = tempfile::tempdir().unwrap();
     let (tree, image) = (work.path().join("tree"), work.path().join("image"));
     fs::create_dir_all(tree.join("mount")).unwrap();
-    run(Command::new("mount")
-        .args(["-t", "tmpfs", "none"])
-        .arg(tree.join("mount")));
+    run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(tree.join("mount")));
     let mounted = Mounted(tree.join("mount"));
     let error = write(&tree, &image).unwrap_err();
     drop(mounted);
-    assert!(
-        matches!(&error, Error::Read { path, .. } if path.ends_with("mount")),
-        "{error}"
-    );
+    assert!(matches!(&error, Error::Read { path, .. } if path.ends_with("mount")), "{error}");
 }
 
 /// One thing in a random tree.
@@ -355,20 +279,9 @@ fn thing() -> impl Strategy<Value = Thing> {
 
 /// Any bytes but `/` and zero, in names neither `.` nor `..`.
 fn name() -> impl Strategy<Value = OsString> {
-    let byte = any::<u8>().prop_map(|byte| {
-        if byte == 0 || byte == b'/' {
-            b'_'
-        } else {
-            byte
-        }
-    });
-    let bytes = prop_oneof![
-        prop::collection::vec(byte.clone(), 1..6),
-        prop::collection::vec(byte, 1..255)
-    ];
-    bytes
-        .prop_filter("not a name", |name| name != b"." && name != b"..")
-        .prop_map(OsString::from_vec)
+    let byte = any::<u8>().prop_map(|byte| if byte == 0 || byte == b'/' { b'_' } else { byte });
+    let bytes = prop_oneof![prop::collection::vec(byte.clone(), 1..6), prop::collection::vec(byte, 1..255)];
+    bytes.prop_filter("not a name", |name| name != b"." && name != b"..").prop_map(OsString::from_vec)
 }
 
 proptest! {

@@ -63,30 +63,15 @@ pub async fn detach(netns: BorrowedFd<'_>) -> Result<(), Error> {
     .await
 }
 
-async fn set_up(
-    netns: BorrowedFd<'_>,
-    config: &GuestNetworkConfig,
-    missing: Missing,
-) -> Result<Attached, Error> {
+async fn set_up(netns: BorrowedFd<'_>, config: &GuestNetworkConfig, missing: Missing) -> Result<Attached, Error> {
     config.validate()?;
     let mac = Mac::guest(&config.mac_seed);
     // Checked before anything is changed; the MTU is known later.
     let offer = Offer::new(mac, &config.hostname, &config.dns)?;
     let wanted = config.clone();
-    let Made {
-        tap,
-        uplink,
-        socket,
-    } = netns::inside(netns, move || make(&wanted, missing)).await?;
+    let Made { tap, uplink, socket } = netns::inside(netns, move || make(&wanted, missing)).await?;
     let dhcp = responder::start(socket, offer.with_mtu(uplink.mtu))?;
-    Ok(Attached {
-        tap,
-        mac,
-        mtu: uplink.mtu,
-        guest_address: GUEST,
-        pod_address: uplink.address,
-        dhcp,
-    })
+    Ok(Attached { tap, mac, mtu: uplink.mtu, guest_address: GUEST, pod_address: uplink.address, dhcp })
 }
 
 struct Made {
@@ -114,9 +99,5 @@ fn make(config: &GuestNetworkConfig, missing: Missing) -> Result<Made, Error> {
     links.shape_tap(index, Mac::gateway(&config.mac_seed), uplink.mtu)?;
     sysctl::for_tap()?;
     links.raise_tap(index)?;
-    Ok(Made {
-        tap,
-        uplink,
-        socket: responder::socket()?,
-    })
+    Ok(Made { tap, uplink, socket: responder::socket()? })
 }

@@ -82,8 +82,7 @@ impl Dns {
             match words.next() {
                 Some("nameserver") => {
                     let server = words.next().and_then(|word| word.parse::<Ipv4Addr>().ok());
-                    dns.servers
-                        .extend(server.filter(|server| !server.is_loopback()));
+                    dns.servers.extend(server.filter(|server| !server.is_loopback()));
                 }
                 Some("search") => dns.search = words.map(str::to_owned).collect(),
                 _ => {}
@@ -110,11 +109,7 @@ impl Mac {
 
     /// First octets of a hash, marked as locally administered unicast (IEEE 802, the two lowest bits of octet 0).
     fn derive(role: &str, seed: &str) -> Self {
-        let hash = Sha256::new()
-            .chain_update(role)
-            .chain_update([0])
-            .chain_update(seed)
-            .finalize();
+        let hash = Sha256::new().chain_update(role).chain_update([0]).chain_update(seed).finalize();
         let mut octets = [0; 6];
         octets.copy_from_slice(&hash[..6]);
         octets[0] = (octets[0] & 0b1111_1100) | 0b10;
@@ -136,37 +131,20 @@ impl GuestNetworkConfig {
         if self.ports.len() > MAX_PORTS {
             return invalid(
                 "ports",
-                format!(
-                    "{} are named, {MAX_PORTS} can be; name none to expose all",
-                    self.ports.len()
-                ),
+                format!("{} are named, {MAX_PORTS} can be; name none to expose all", self.ports.len()),
             );
         }
         for (index, mapping) in self.ports.iter().enumerate() {
             if mapping.port == 0 || mapping.guest_port == 0 {
-                return invalid(
-                    "ports",
-                    format!("entry {index} names port 0; ports are 1 to 65535"),
-                );
+                return invalid("ports", format!("entry {index} names port 0; ports are 1 to 65535"));
             }
-            let same = |other: &&PortMapping| {
-                other.protocol == mapping.protocol && other.port == mapping.port
-            };
+            let same = |other: &&PortMapping| other.protocol == mapping.protocol && other.port == mapping.port;
             if self.ports[..index].iter().any(|other| same(&other)) {
-                return invalid(
-                    "ports",
-                    format!(
-                        "{:?} port {} is named twice",
-                        mapping.protocol, mapping.port
-                    ),
-                );
+                return invalid("ports", format!("{:?} port {} is named twice", mapping.protocol, mapping.port));
             }
         }
         if !(1..=MAX_QUEUES).contains(&self.queues) {
-            return invalid(
-                "queues",
-                format!("{} is not within 1 to {MAX_QUEUES}", self.queues),
-            );
+            return invalid("queues", format!("{} is not within 1 to {MAX_QUEUES}", self.queues));
         }
         Ok(())
     }
@@ -177,13 +155,7 @@ mod tests {
     use super::*;
 
     fn config() -> GuestNetworkConfig {
-        GuestNetworkConfig {
-            mac_seed: "a".into(),
-            ports: vec![],
-            dns: Dns::default(),
-            hostname: "a".into(),
-            queues: 1,
-        }
+        GuestNetworkConfig { mac_seed: "a".into(), ports: vec![], dns: Dns::default(), hostname: "a".into(), queues: 1 }
     }
 
     #[test]
@@ -210,57 +182,16 @@ mod tests {
 
     #[test]
     fn bad_ports_and_queues_are_refused_by_name() {
-        let tcp = |port| PortMapping {
-            protocol: Protocol::Tcp,
-            port,
-            guest_port: port,
-        };
+        let tcp = |port| PortMapping { protocol: Protocol::Tcp, port, guest_port: port };
         let field = |config: GuestNetworkConfig| match config.validate() {
             Err(Error::Invalid { field, .. }) => field,
             other => panic!("{other:?}"),
         };
-        assert_eq!(
-            field(GuestNetworkConfig {
-                ports: vec![tcp(0)],
-                ..config()
-            }),
-            "ports"
-        );
-        assert_eq!(
-            field(GuestNetworkConfig {
-                ports: vec![tcp(1), tcp(1)],
-                ..config()
-            }),
-            "ports"
-        );
-        assert_eq!(
-            field(GuestNetworkConfig {
-                ports: (1..=257).map(tcp).collect(),
-                ..config()
-            }),
-            "ports"
-        );
-        assert_eq!(
-            field(GuestNetworkConfig {
-                queues: 0,
-                ..config()
-            }),
-            "queues"
-        );
-        let both = vec![
-            tcp(53),
-            PortMapping {
-                protocol: Protocol::Udp,
-                ..tcp(53)
-            },
-        ];
-        assert!(
-            GuestNetworkConfig {
-                ports: both,
-                ..config()
-            }
-            .validate()
-            .is_ok()
-        );
+        assert_eq!(field(GuestNetworkConfig { ports: vec![tcp(0)], ..config() }), "ports");
+        assert_eq!(field(GuestNetworkConfig { ports: vec![tcp(1), tcp(1)], ..config() }), "ports");
+        assert_eq!(field(GuestNetworkConfig { ports: (1..=257).map(tcp).collect(), ..config() }), "ports");
+        assert_eq!(field(GuestNetworkConfig { queues: 0, ..config() }), "queues");
+        let both = vec![tcp(53), PortMapping { protocol: Protocol::Udp, ..tcp(53) }];
+        assert!(GuestNetworkConfig { ports: both, ..config() }.validate().is_ok());
     }
 }

@@ -50,12 +50,8 @@ impl Offer {
     pub(crate) fn new(mac: Mac, hostname: &str, dns: &Dns) -> Result<Self, Error> {
         let label = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
         if hostname.is_empty() || hostname.len() > 63 || !hostname.bytes().all(label) {
-            let problem =
-                format!("{hostname:?} is not a DNS label (1 to 63 letters, digits and hyphens)");
-            return Err(Error::Invalid {
-                field: "hostname",
-                problem,
-            });
+            let problem = format!("{hostname:?} is not a DNS label (1 to 63 letters, digits and hyphens)");
+            return Err(Error::Invalid { field: "hostname", problem });
         }
         let parse = |domain: &String| {
             Name::from_ascii(domain).map_err(|error| Error::Invalid {
@@ -74,10 +70,7 @@ impl Offer {
 
     /// Offers this MTU, which is in bytes.
     pub(crate) fn with_mtu(self, mtu: u32) -> Self {
-        Self {
-            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-            ..self
-        }
+        Self { mtu: u16::try_from(mtu).unwrap_or(u16::MAX), ..self }
     }
 
     /// The answer to a question, if it deserves one.
@@ -86,10 +79,7 @@ impl Offer {
         let kind = question.answer_kind()?;
         let bytes = self.encode(&question, kind)?;
         let bound = question.address == GUEST && kind != MessageType::Nak;
-        Some(Answer {
-            bytes,
-            destination: if bound { GUEST } else { Ipv4Addr::BROADCAST },
-        })
+        Some(Answer { bytes, destination: if bound { GUEST } else { Ipv4Addr::BROADCAST } })
     }
 
     /// Encodes with as many search domains as the client has room for.
@@ -97,29 +87,19 @@ impl Offer {
         let room = usize::from(question.max_packet.max(DEFAULT_MAX_PACKET)) - IP_AND_UDP_HEADERS;
         let attempt = |domains: usize| {
             let mut bytes = Vec::new();
-            self.message(question, kind, &self.search[..domains])
-                .encode(&mut Encoder::new(&mut bytes))
-                .ok()?;
+            self.message(question, kind, &self.search[..domains]).encode(&mut Encoder::new(&mut bytes)).ok()?;
             (bytes.len() <= room).then_some(bytes)
         };
         (0..=self.search.len()).rev().find_map(attempt)
     }
 
     fn message(&self, question: &Question, kind: MessageType, search: &[Name]) -> Message {
-        let assigns = matches!(kind, MessageType::Offer | MessageType::Ack)
-            && question.kind != MessageType::Inform;
+        let assigns = matches!(kind, MessageType::Offer | MessageType::Ack) && question.kind != MessageType::Inform;
         let none = Ipv4Addr::UNSPECIFIED;
         let yours = if assigns { GUEST } else { none };
-        let client = if kind == MessageType::Ack {
-            question.address
-        } else {
-            none
-        };
-        let mut message =
-            Message::new_with_id(question.transaction, client, yours, none, none, &self.mac.0);
-        message
-            .set_opcode(Opcode::BootReply)
-            .set_flags(question.flags.into());
+        let client = if kind == MessageType::Ack { question.address } else { none };
+        let mut message = Message::new_with_id(question.transaction, client, yours, none, none, &self.mac.0);
+        message.set_opcode(Opcode::BootReply).set_flags(question.flags.into());
         let options = message.opts_mut();
         options.insert(DhcpOption::MessageType(kind));
         options.insert(DhcpOption::ServerIdentifier(GATEWAY));
@@ -133,9 +113,7 @@ impl Offer {
         if assigns {
             options.insert(DhcpOption::AddressLeaseTime(FOREVER));
         }
-        options.insert(DhcpOption::SubnetMask(Ipv4Addr::from_bits(
-            u32::MAX << (32 - PREFIX_LENGTH),
-        )));
+        options.insert(DhcpOption::SubnetMask(Ipv4Addr::from_bits(u32::MAX << (32 - PREFIX_LENGTH))));
         options.insert(DhcpOption::Router(vec![GATEWAY]));
         options.insert(DhcpOption::InterfaceMtu(self.mtu));
         options.insert(DhcpOption::Hostname(self.hostname.clone()));
@@ -194,19 +172,12 @@ impl Question {
                 OptionCode::MessageType => kind = Some(MessageType::from(*data.first()?)),
                 OptionCode::RequestedIpAddress => question.requested = Some(address()?),
                 OptionCode::ServerIdentifier => question.server = Some(address()?),
-                OptionCode::MaxMessageSize => {
-                    question.max_packet = u16::from_be_bytes(data.try_into().ok()?)
-                }
-                OptionCode::ClientIdentifier if data.len() <= 255 => {
-                    question.client_identifier = Some(data.to_vec())
-                }
+                OptionCode::MaxMessageSize => question.max_packet = u16::from_be_bytes(data.try_into().ok()?),
+                OptionCode::ClientIdentifier if data.len() <= 255 => question.client_identifier = Some(data.to_vec()),
                 _ => {}
             }
         }
-        Some(Self {
-            kind: kind?,
-            ..question
-        })
+        Some(Self { kind: kind?, ..question })
     }
 
     /// RFC 2131 section 4.3. `None`: not for us, or nothing to say.
@@ -217,11 +188,7 @@ impl Question {
             MessageType::Inform => Some(MessageType::Ack),
             MessageType::Request if for_us => {
                 let wanted = self.requested.unwrap_or(self.address);
-                Some(if wanted == GUEST {
-                    MessageType::Ack
-                } else {
-                    MessageType::Nak
-                })
+                Some(if wanted == GUEST { MessageType::Ack } else { MessageType::Nak })
             }
             _ => None,
         }

@@ -34,9 +34,7 @@ mod tap;
 mod tests;
 
 pub use attach::{Attached, Tap, adopt, attach, detach};
-pub use config::{
-    Dns, GATEWAY, GUEST, GuestNetworkConfig, MAX_PORTS, Mac, PREFIX_LENGTH, PortMapping, Protocol,
-};
+pub use config::{Dns, GATEWAY, GUEST, GuestNetworkConfig, MAX_PORTS, Mac, PREFIX_LENGTH, PortMapping, Protocol};
 pub use error::Error;
 pub use responder::DhcpResponder;
 pub use tap::TAP_NAME;

@@ -36,25 +36,13 @@ impl Links {
 
     /// Reads the pod's outward interface.
     pub(crate) fn uplink(&mut self) -> Result<Uplink, Error> {
-        let Some(route) = self
-            .default_route(libc::AF_INET)
-            .context(|| "read the pod's routes".into())?
-        else {
-            let ipv6 = self
-                .default_route(libc::AF_INET6)
-                .context(|| "read the pod's IPv6 routes".into())?;
-            return Err(if ipv6.is_some() {
-                Error::Ipv6Only
-            } else {
-                Error::NoDefaultRoute
-            });
+        let Some(route) = self.default_route(libc::AF_INET).context(|| "read the pod's routes".into())? else {
+            let ipv6 = self.default_route(libc::AF_INET6).context(|| "read the pod's IPv6 routes".into())?;
+            return Err(if ipv6.is_some() { Error::Ipv6Only } else { Error::NoDefaultRoute });
         };
-        let (name, mtu) = self
-            .link(route.interface)
-            .context(|| format!("read interface {} of the pod", route.interface))?;
-        let addresses = self
-            .addresses(route.interface)
-            .context(|| format!("read the addresses of {name}"))?;
+        let (name, mtu) =
+            self.link(route.interface).context(|| format!("read interface {} of the pod", route.interface))?;
+        let addresses = self.addresses(route.interface).context(|| format!("read the addresses of {name}"))?;
         let Some(&address) = addresses.first() else {
             return Err(Error::NoAddress { interface: name });
         };
@@ -62,10 +50,7 @@ impl Links {
             Some(IpAddr::V4(gateway)) => Some(gateway),
             _ => None,
         };
-        if let Some(address) = [Some(address), gateway]
-            .into_iter()
-            .flatten()
-            .find(|address| is_guest_network(*address))
+        if let Some(address) = [Some(address), gateway].into_iter().flatten().find(|address| is_guest_network(*address))
         {
             return Err(Error::NetworkOverlaps { address });
         }
@@ -76,10 +61,7 @@ impl Links {
     pub(crate) fn tap(&mut self) -> Result<Option<u32>, Error> {
         let mut request = rt_link::Request::new().op_getlink_do(&Ifinfomsg::new());
         request.encode().push_ifname_bytes(TAP_NAME.as_bytes());
-        let mut replies = self
-            .0
-            .request(&request)
-            .context(|| format!("look for {TAP_NAME}"))?;
+        let mut replies = self.0.request(&request).context(|| format!("look for {TAP_NAME}"))?;
         match replies.recv_one() {
             Ok((header, _)) => Ok(Some(header.ifi_index as u32)),
             Err(error) if error.as_io_error().raw_os_error() == Some(libc::ENODEV) => Ok(None),
@@ -89,30 +71,19 @@ impl Links {
 
     /// Gives the tap its MAC address and MTU. Not yet up, a new tap stays so.
     pub(crate) fn shape_tap(&mut self, index: u32, mac: Mac, mtu: u32) -> Result<(), Error> {
-        let header = Ifinfomsg {
-            ifi_index: index as i32,
-            ..Ifinfomsg::new()
-        };
+        let header = Ifinfomsg { ifi_index: index as i32, ..Ifinfomsg::new() };
         let mut request = rt_link::Request::new().op_setlink_do(&header);
         request.encode().push_address(&mac.0).push_mtu(mtu);
-        self.acknowledged(&request)
-            .context(|| format!("give {TAP_NAME} MAC address {mac} and MTU {mtu}"))
+        self.acknowledged(&request).context(|| format!("give {TAP_NAME} MAC address {mac} and MTU {mtu}"))
     }
 
     /// Brings the tap up with the gateway's address. No error if it is.
     pub(crate) fn raise_tap(&mut self, index: u32) -> Result<(), Error> {
         let up = IfinfoFlags::Up as u32;
-        let header = Ifinfomsg {
-            ifi_index: index as i32,
-            ifi_flags: up,
-            ifi_change: up,
-            ..Ifinfomsg::new()
-        };
+        let header = Ifinfomsg { ifi_index: index as i32, ifi_flags: up, ifi_change: up, ..Ifinfomsg::new() };
         let request = rt_link::Request::new().op_setlink_do(&header);
-        self.acknowledged(&request)
-            .context(|| format!("bring {TAP_NAME} up"))?;
-        self.add_gateway(index)
-            .context(|| format!("give {TAP_NAME} the address {GATEWAY}"))
+        self.acknowledged(&request).context(|| format!("bring {TAP_NAME} up"))?;
+        self.add_gateway(index).context(|| format!("give {TAP_NAME} the address {GATEWAY}"))
     }
 
     fn acknowledged<R: NetlinkRequest>(&mut self, request: &R) -> Result<(), ReplyError> {
@@ -127,10 +98,7 @@ impl Links {
             ..Ifaddrmsg::new()
         };
         let mut request = rt_addr::Request::new().set_change().op_newaddr_do(&header);
-        request
-            .encode()
-            .push_local(GATEWAY.into())
-            .push_address(GATEWAY.into());
+        request.encode().push_local(GATEWAY.into()).push_address(GATEWAY.into());
         self.acknowledged(&request)
     }
 
@@ -139,10 +107,7 @@ impl Links {
         let Some(index) = self.tap()? else {
             return Ok(());
         };
-        let header = Ifinfomsg {
-            ifi_index: index as i32,
-            ..Ifinfomsg::new()
-        };
+        let header = Ifinfomsg { ifi_index: index as i32, ..Ifinfomsg::new() };
         let request = rt_link::Request::new().op_dellink_do(&header);
         match self.acknowledged(&request) {
             // Its last holder let go of it in between.
@@ -153,16 +118,12 @@ impl Links {
 
     /// The preferred default route (that of the lowest metric), if any.
     fn default_route(&mut self, family: i32) -> Result<Option<DefaultRoute>, ReplyError> {
-        let header = Rtmsg {
-            rtm_family: family as u8,
-            ..Rtmsg::new()
-        };
+        let header = Rtmsg { rtm_family: family as u8, ..Rtmsg::new() };
         let request = rt_route::Request::new().op_getroute_dump(&header);
         let mut replies = self.0.request(&request)?;
         let mut best: Option<DefaultRoute> = None;
         while let Some((route, attributes)) = replies.recv().transpose()? {
-            let main =
-                route.rtm_table == libc::RT_TABLE_MAIN && route.rtm_type == libc::RTN_UNICAST;
+            let main = route.rtm_table == libc::RT_TABLE_MAIN && route.rtm_type == libc::RTN_UNICAST;
             if !main || i32::from(route.rtm_family) != family || route.rtm_dst_len != 0 {
                 continue;
             }
@@ -171,37 +132,24 @@ impl Links {
             };
             let metric = attributes.get_priority().unwrap_or(0);
             if best.as_ref().is_none_or(|best| metric < best.metric) {
-                best = Some(DefaultRoute {
-                    metric,
-                    interface,
-                    gateway: attributes.get_gateway().ok(),
-                });
+                best = Some(DefaultRoute { metric, interface, gateway: attributes.get_gateway().ok() });
             }
         }
         Ok(best)
     }
 
     fn link(&mut self, index: u32) -> Result<(String, u32), ReplyError> {
-        let header = Ifinfomsg {
-            ifi_index: index as i32,
-            ..Ifinfomsg::new()
-        };
+        let header = Ifinfomsg { ifi_index: index as i32, ..Ifinfomsg::new() };
         let request = rt_link::Request::new().op_getlink_do(&header);
         let mut replies = self.0.request(&request)?;
         let (_, attributes) = replies.recv_one()?;
-        let name = attributes
-            .get_ifname()?
-            .to_str()
-            .map_err(io::Error::other)?;
+        let name = attributes.get_ifname()?.to_str().map_err(io::Error::other)?;
         Ok((name.to_owned(), attributes.get_mtu()?))
     }
 
     /// The interface's IPv4 addresses of more than link scope, the primary one first.
     fn addresses(&mut self, index: u32) -> Result<Vec<Ipv4Addr>, ReplyError> {
-        let header = Ifaddrmsg {
-            ifa_family: libc::AF_INET as u8,
-            ..Ifaddrmsg::new()
-        };
+        let header = Ifaddrmsg { ifa_family: libc::AF_INET as u8, ..Ifaddrmsg::new() };
         let request = rt_addr::Request::new().op_getaddr_dump(&header);
         let mut replies = self.0.request(&request)?;
         let mut addresses = Vec::new();

@@ -16,9 +16,7 @@ pub(crate) async fn inside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     refuse_host(netns)?;
-    let netns = netns
-        .try_clone_to_owned()
-        .context(|| "duplicate the network namespace's descriptor".into())?;
+    let netns = netns.try_clone_to_owned().context(|| "duplicate the network namespace's descriptor".into())?;
     let (done, result) = oneshot::channel();
     std::thread::Builder::new()
         .name("guest-network".into())
@@ -27,10 +25,7 @@ pub(crate) async fn inside<T: Send + 'static>(
             let _ = done.send(enter(&netns).and_then(|()| work()));
         })
         .context(|| "start a thread for the pod's network namespace".into())?;
-    result
-        .await
-        .map_err(io::Error::other)
-        .context(|| "finish the work in the pod's network namespace".into())?
+    result.await.map_err(io::Error::other).context(|| "finish the work in the pod's network namespace".into())?
 }
 
 fn enter(netns: &OwnedFd) -> Result<(), Error> {

@@ -9,12 +9,9 @@ use crate::error::{Context, Error};
 use crate::rules::{Base, Chain, Kind, Rule};
 use netlink_bindings::builtin::Nlmsghdr;
 use netlink_bindings::nftables::{
-    Nfgenmsg, OpBatchBeginDo, OpBatchEndDo, OpDeltableDo, OpNewchainDo, OpNewruleDo, OpNewtableDo,
-    VerdictCode,
+    Nfgenmsg, OpBatchBeginDo, OpBatchEndDo, OpDeltableDo, OpNewchainDo, OpNewruleDo, OpNewtableDo, VerdictCode,
 };
-use rustix::net::{
-    self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt,
-};
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -38,18 +35,14 @@ pub(crate) fn replace(chains: &[Chain]) -> Result<(), Error> {
             batch.add_rule(chain.name, rule);
         }
     }
-    batch
-        .commit()
-        .context(|| "replace the nf_tables rules of table ip vse".into())
+    batch.commit().context(|| "replace the nf_tables rules of table ip vse".into())
 }
 
 /// Removes the table `vse` if it is there.
 pub(crate) fn remove() -> Result<(), Error> {
     let mut batch = Batch::begin();
     batch.delete_table();
-    batch
-        .commit()
-        .context(|| "remove the nf_tables table ip vse".into())
+    batch.commit().context(|| "remove the nf_tables table ip vse".into())
 }
 
 /// A batch under construction: netlink messages, one after the other.
@@ -63,11 +56,7 @@ struct Batch {
 
 impl Batch {
     fn begin() -> Self {
-        let mut batch = Self {
-            bytes: Vec::new(),
-            sequence: 0,
-            newest: 0,
-        };
+        let mut batch = Self { bytes: Vec::new(), sequence: 0, newest: 0 };
         batch.message(libc::NFNL_MSG_BATCH_BEGIN, 0, |bytes| {
             OpBatchBeginDo::encode_request(bytes, &subsystem());
         });
@@ -80,12 +69,7 @@ impl Batch {
         let start = self.bytes.len();
         self.newest = start;
         let flags = (flags | libc::NLM_F_REQUEST) as u16;
-        let mut header = Nlmsghdr {
-            r#type: kind as u16,
-            flags,
-            seq: self.sequence,
-            ..Nlmsghdr::new()
-        };
+        let mut header = Nlmsghdr { r#type: kind as u16, flags, seq: self.sequence, ..Nlmsghdr::new() };
         self.bytes.extend_from_slice(header.as_slice());
         encode(&mut self.bytes);
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
@@ -117,13 +101,7 @@ impl Batch {
             let message = OpNewchainDo::encode_request(bytes, &ipv4())
                 .push_table_bytes(TABLE)
                 .push_name_bytes(chain.name.as_bytes());
-            let Some(Base {
-                kind,
-                hook,
-                priority,
-                accept,
-            }) = chain.base
-            else {
+            let Some(Base { kind, hook, priority, accept }) = chain.base else {
                 return;
             };
             message
@@ -140,20 +118,16 @@ impl Batch {
     }
 
     fn add_rule(&mut self, chain: &str, rule: &Rule) {
-        self.command(
-            libc::NFT_MSG_NEWRULE,
-            libc::NLM_F_CREATE | libc::NLM_F_APPEND,
-            |bytes| {
-                let mut expressions = OpNewruleDo::encode_request(bytes, &ipv4())
-                    .push_table_bytes(TABLE)
-                    .push_chain_bytes(chain.as_bytes())
-                    .nested_expressions();
-                for condition in &rule.matches {
-                    expressions = expressions::push_match(expressions, condition);
-                }
-                expressions::push_action(expressions, rule.action);
-            },
-        );
+        self.command(libc::NFT_MSG_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, |bytes| {
+            let mut expressions = OpNewruleDo::encode_request(bytes, &ipv4())
+                .push_table_bytes(TABLE)
+                .push_chain_bytes(chain.as_bytes())
+                .nested_expressions();
+            for condition in &rule.matches {
+                expressions = expressions::push_match(expressions, condition);
+            }
+            expressions::push_action(expressions, rule.action);
+        });
     }
 
     /// Sends the batch and waits for its outcome.
@@ -167,12 +141,8 @@ impl Batch {
         self.message(libc::NFNL_MSG_BATCH_END, 0, |bytes| {
             OpBatchEndDo::encode_request(bytes, &subsystem());
         });
-        let socket = net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            Some(netlink::NETFILTER),
-        )?;
+        let socket =
+            net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))?;
         net::send(&socket, &self.bytes, SendFlags::empty())?;
         outcome(&socket, last)
@@ -180,18 +150,11 @@ impl Batch {
 }
 
 fn verdict(accept: bool) -> VerdictCode {
-    if accept {
-        VerdictCode::Accept
-    } else {
-        VerdictCode::Drop
-    }
+    if accept { VerdictCode::Accept } else { VerdictCode::Drop }
 }
 
 fn ipv4() -> Nfgenmsg {
-    Nfgenmsg {
-        nfgen_family: libc::NFPROTO_IPV4 as u8,
-        ..Nfgenmsg::new()
-    }
+    Nfgenmsg { nfgen_family: libc::NFPROTO_IPV4 as u8, ..Nfgenmsg::new() }
 }
 
 /// Batch boundaries name the subsystem they are for.
@@ -221,11 +184,7 @@ fn outcome(socket: &OwnedFd, last: u32) -> io::Result<()> {
 fn next_answer(rest: &mut &[u8]) -> Option<(Nlmsghdr, i32)> {
     let header = Nlmsghdr::new_from_slice(rest.get(..Nlmsghdr::len())?)?;
     let message = rest.get(Nlmsghdr::len()..(header.len as usize).min(rest.len()))?;
-    let code = message
-        .first_chunk()
-        .filter(|_| header.r#type == libc::NLMSG_ERROR as u16);
-    *rest = rest
-        .get((header.len as usize).next_multiple_of(4)..)
-        .unwrap_or_default();
+    let code = message.first_chunk().filter(|_| header.r#type == libc::NLMSG_ERROR as u16);
+    *rest = rest.get((header.len as usize).next_multiple_of(4)..).unwrap_or_default();
     Some((header, code.map_or(0, |code| i32::from_ne_bytes(*code))))
 }

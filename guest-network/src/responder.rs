@@ -43,9 +43,7 @@ pub(crate) fn socket() -> Result<StdUdpSocket, Error> {
 /// Starts answering. Needs a tokio runtime with I/O and time.
 pub(crate) fn start(socket: StdUdpSocket, offer: Offer) -> Result<DhcpResponder, Error> {
     let socket = UdpSocket::from_std(socket).context(|| "watch the DHCP socket".into())?;
-    Ok(DhcpResponder(
-        tokio::spawn(serve(socket, offer)).abort_handle(),
-    ))
+    Ok(DhcpResponder(tokio::spawn(serve(socket, offer)).abort_handle()))
 }
 
 async fn serve(socket: UdpSocket, offer: Offer) {

@@ -105,26 +105,14 @@ const EXPOSED: &str = "exposed";
 pub(crate) fn ruleset(interface: &str, pod: Ipv4Addr, ports: &[PortMapping]) -> Vec<Chain> {
     use Action::{Accept, Drop, Jump, Masquerade};
     use Match::{
-        Established, From, FromLoopback, In, NotFrom, NotIn, Out, Port, Protocol as Ip, To,
-        ToLoopback, Translated,
+        Established, From, FromLoopback, In, NotFrom, NotIn, Out, Port, Protocol as Ip, To, ToLoopback, Translated,
     };
     let tap = || TAP_NAME.to_owned();
     let uplink = || interface.to_owned();
     let dhcp = || [Ip(Protocol::Udp.number()), Port(DHCP_SERVER_PORT)];
-    let base = |kind, hook, priority, accept| {
-        Some(Base {
-            kind,
-            hook,
-            priority,
-            accept,
-        })
-    };
+    let base = |kind, hook, priority, accept| Some(Base { kind, hook, priority, accept });
     vec![
-        Chain {
-            name: EXPOSED,
-            base: None,
-            rules: exposed(ports),
-        },
+        Chain { name: EXPOSED, base: None, rules: exposed(ports) },
         // The guest speaks from its own address, and cannot reach the loopback that `route_localnet` opens (`input`
         // would drop most of that too).
         Chain {
@@ -132,10 +120,7 @@ pub(crate) fn ruleset(interface: &str, pod: Ipv4Addr, ports: &[PortMapping]) -> 
             base: base(Kind::Filter, Hook::Prerouting, PRIORITY_RAW, true),
             rules: vec![
                 rule([NotIn(tap())], Accept),
-                rule(
-                    [From(Ipv4Addr::UNSPECIFIED)].into_iter().chain(dhcp()),
-                    Accept,
-                ),
+                rule([From(Ipv4Addr::UNSPECIFIED)].into_iter().chain(dhcp()), Accept),
                 rule([NotFrom(GUEST)], Drop),
                 rule([ToLoopback], Drop),
             ],
@@ -150,10 +135,7 @@ pub(crate) fn ruleset(interface: &str, pod: Ipv4Addr, ports: &[PortMapping]) -> 
         Chain {
             name: "output",
             base: base(Kind::Nat, Hook::Output, PRIORITY_DSTNAT, true),
-            rules: vec![
-                rule([To(Ipv4Addr::LOCALHOST)], Jump(EXPOSED)),
-                rule([To(pod)], Jump(EXPOSED)),
-            ],
+            rules: vec![rule([To(Ipv4Addr::LOCALHOST)], Jump(EXPOSED)), rule([To(pod)], Jump(EXPOSED))],
         },
         Chain {
             name: "input",
@@ -193,20 +175,14 @@ fn exposed(ports: &[PortMapping]) -> Vec<Rule> {
         return vec![rule([], Action::Redirect(GUEST, None))];
     }
     let redirect = |mapping: &PortMapping| {
-        let matches = [
-            Match::Protocol(mapping.protocol.number()),
-            Match::Port(mapping.port),
-        ];
+        let matches = [Match::Protocol(mapping.protocol.number()), Match::Port(mapping.port)];
         rule(matches, Action::Redirect(GUEST, Some(mapping.guest_port)))
     };
     ports.iter().map(redirect).collect()
 }
 
 fn rule(matches: impl IntoIterator<Item = Match>, action: Action) -> Rule {
-    Rule {
-        matches: matches.into_iter().collect(),
-        action,
-    }
+    Rule { matches: matches.into_iter().collect(), action }
 }
 
 #[cfg(test)]
@@ -221,22 +197,12 @@ mod tests {
     fn no_ports_expose_everything_and_named_ports_only_themselves() {
         let pod = Ipv4Addr::new(10, 244, 1, 5);
         let all = ruleset("eth0", pod, &[]);
-        assert_eq!(
-            chain(&all, EXPOSED).rules,
-            [rule([], Action::Redirect(GUEST, None))]
-        );
+        assert_eq!(chain(&all, EXPOSED).rules, [rule([], Action::Redirect(GUEST, None))]);
 
-        let web = PortMapping {
-            protocol: Protocol::Tcp,
-            port: 8080,
-            guest_port: 80,
-        };
+        let web = PortMapping { protocol: Protocol::Tcp, port: 8080, guest_port: 80 };
         let named = ruleset("eth0", pod, &[web]);
         let redirect = Action::Redirect(GUEST, Some(80));
-        assert_eq!(
-            chain(&named, EXPOSED).rules,
-            [rule([Match::Protocol(6), Match::Port(8080)], redirect)]
-        );
+        assert_eq!(chain(&named, EXPOSED).rules, [rule([Match::Protocol(6), Match::Port(8080)], redirect)]);
     }
 
     #[test]
@@ -245,10 +211,7 @@ mod tests {
         for (index, chain) in chains.iter().enumerate() {
             for rule in &chain.rules {
                 if let Action::Jump(target) = rule.action {
-                    assert!(
-                        chains[..index].iter().any(|earlier| earlier.name == target),
-                        "{target}"
-                    );
+                    assert!(chains[..index].iter().any(|earlier| earlier.name == target), "{target}");
                 }
             }
         }
@@ -260,11 +223,6 @@ mod tests {
         let forward = chain(&chains, "forward");
         assert!(!forward.base.unwrap().accept);
         let tap = |m: &Match| *m == Match::In(TAP_NAME.into()) || *m == Match::Out(TAP_NAME.into());
-        assert!(
-            forward
-                .rules
-                .iter()
-                .all(|rule| rule.matches.iter().any(tap))
-        );
+        assert!(forward.rules.iter().all(|rule| rule.matches.iter().any(tap)));
     }
 }

@@ -17,15 +17,7 @@ pub(crate) fn create(queues: u16) -> Result<Vec<OwnedFd>, Error> {
     let multi = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | multi;
     // The first queue must make the device (IFF_TUN_EXCL), so that nobody else's is ever joined.
-    (0..queues)
-        .map(|queue| {
-            open_queue(if queue == 0 {
-                flags | libc::IFF_TUN_EXCL
-            } else {
-                flags
-            })
-        })
-        .collect()
+    (0..queues).map(|queue| open_queue(if queue == 0 { flags | libc::IFF_TUN_EXCL } else { flags })).collect()
 }
 
 fn open_queue(flags: i32) -> Result<OwnedFd, Error> {

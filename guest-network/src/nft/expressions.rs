@@ -2,8 +2,7 @@
 
 use crate::rules::{Action, Match};
 use netlink_bindings::nftables::{
-    BitwiseOps, CmpOps, CtKeys, MetaKeys, PayloadBase, PushExprListAttrs, PushRuleAttrs, Registers,
-    VerdictCode,
+    BitwiseOps, CmpOps, CtKeys, MetaKeys, PayloadBase, PushExprListAttrs, PushRuleAttrs, Registers, VerdictCode,
 };
 
 /// The expressions of one rule, being written into a message.
@@ -29,35 +28,13 @@ const STATUS_DESTINATION_TRANSLATED: u32 = 1 << 5;
 pub(super) fn push_match<'a>(rule: Expressions<'a>, condition: &Match) -> Expressions<'a> {
     use CmpOps::{Eq, Neq};
     match condition {
-        Match::In(name) => compare(
-            load_meta(rule, MetaKeys::Iifname),
-            Eq,
-            &interface_name(name),
-        ),
-        Match::NotIn(name) => compare(
-            load_meta(rule, MetaKeys::Iifname),
-            Neq,
-            &interface_name(name),
-        ),
-        Match::Out(name) => compare(
-            load_meta(rule, MetaKeys::Oifname),
-            Eq,
-            &interface_name(name),
-        ),
-        Match::From(address) => {
-            compare(load_network(rule, SOURCE_ADDRESS, 4), Eq, &address.octets())
-        }
-        Match::NotFrom(address) => compare(
-            load_network(rule, SOURCE_ADDRESS, 4),
-            Neq,
-            &address.octets(),
-        ),
+        Match::In(name) => compare(load_meta(rule, MetaKeys::Iifname), Eq, &interface_name(name)),
+        Match::NotIn(name) => compare(load_meta(rule, MetaKeys::Iifname), Neq, &interface_name(name)),
+        Match::Out(name) => compare(load_meta(rule, MetaKeys::Oifname), Eq, &interface_name(name)),
+        Match::From(address) => compare(load_network(rule, SOURCE_ADDRESS, 4), Eq, &address.octets()),
+        Match::NotFrom(address) => compare(load_network(rule, SOURCE_ADDRESS, 4), Neq, &address.octets()),
         Match::FromLoopback => compare(load_network(rule, SOURCE_ADDRESS, 1), Eq, &LOOPBACK),
-        Match::To(address) => compare(
-            load_network(rule, DESTINATION_ADDRESS, 4),
-            Eq,
-            &address.octets(),
-        ),
+        Match::To(address) => compare(load_network(rule, DESTINATION_ADDRESS, 4), Eq, &address.octets()),
         Match::ToLoopback => compare(load_network(rule, DESTINATION_ADDRESS, 1), Eq, &LOOPBACK),
         Match::Protocol(number) => compare(load_meta(rule, MetaKeys::L4Proto), Eq, &[*number]),
         Match::Port(port) => {
@@ -117,12 +94,7 @@ fn interface_name(name: &str) -> [u8; libc::IFNAMSIZ] {
 }
 
 fn load_meta(rule: Expressions<'_>, key: MetaKeys) -> Expressions<'_> {
-    rule.nested_elem()
-        .nested_data_meta()
-        .push_key(key as u32)
-        .push_dreg(REGISTER)
-        .end_nested()
-        .end_nested()
+    rule.nested_elem().nested_data_meta().push_key(key as u32).push_dreg(REGISTER).end_nested().end_nested()
 }
 
 fn load_network(rule: Expressions<'_>, offset: u32, length: u32) -> Expressions<'_> {

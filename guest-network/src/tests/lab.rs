@@ -42,12 +42,7 @@ impl Namespace {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        holder
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut [0; 6])
-            .unwrap();
+        holder.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
         let netns = File::open(format!("/proc/{}/ns/net", holder.id())).unwrap();
         Self { holder, netns }
     }
@@ -58,10 +53,7 @@ impl Namespace {
 
     fn try_run(&self, command: &str) -> Output {
         let target = format!("--target={}", self.holder.id());
-        Command::new("nsenter")
-            .args([&target, "--net", "sh", "-c", command])
-            .output()
-            .unwrap()
+        Command::new("nsenter").args([&target, "--net", "sh", "-c", command]).output().unwrap()
     }
 
     pub(super) fn succeeds(&self, command: &str) -> bool {
@@ -71,11 +63,7 @@ impl Namespace {
     /// Standard output of a command that must succeed.
     pub(super) fn output(&self, command: &str) -> String {
         let output = self.try_run(command);
-        assert!(
-            output.status.success(),
-            "{command}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -85,8 +73,7 @@ impl Namespace {
 
     /// Runs `work` on a thread in the namespace; what it opens stays there.
     pub(super) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let enter =
-            || move_into_link_name_space(self.netns(), Some(LinkNameSpaceType::Network)).unwrap();
+        let enter = || move_into_link_name_space(self.netns(), Some(LinkNameSpaceType::Network)).unwrap();
         std::thread::scope(|scope| scope.spawn(|| (enter(), work()).1).join().unwrap())
     }
 }
@@ -110,30 +97,20 @@ impl Lab {
     pub(super) fn new() -> Self {
         let (outside, pod, guest) = (Namespace::new(), Namespace::new(), Namespace::new());
         let pod_pid = pod.holder.id();
-        outside.run(&format!(
-            "ip link add veth0 mtu 1400 type veth peer name eth0 mtu 1400 netns {pod_pid}"
-        ));
+        outside.run(&format!("ip link add veth0 mtu 1400 type veth peer name eth0 mtu 1400 netns {pod_pid}"));
         outside.run("ip address add 192.0.2.1/24 dev veth0 && ip link set veth0 up");
         pod.run("ip link set lo up && ip address add 192.0.2.2/24 dev eth0 && ip link set eth0 up");
         pod.run("ip route add default via 192.0.2.1");
-        Self {
-            outside,
-            pod,
-            guest,
-            cable: None,
-        }
+        Self { outside, pod, guest, cable: None }
     }
 
     /// Gives the guest a network card whose other end is the pod's tap.
     pub(super) fn plug_in_guest(&mut self, pod: Vec<OwnedFd>, mac: Mac) {
         let [pod] = <[OwnedFd; 1]>::try_from(pod).expect("one queue");
         let card = self.guest.within(|| tap::create(1).unwrap()).remove(0);
-        self.guest
-            .run(&format!("ip link set {} name eth0", tap::TAP_NAME));
-        self.guest
-            .run(&format!("ip link set eth0 address {mac} mtu 1400 up"));
-        self.guest
-            .run("echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet");
+        self.guest.run(&format!("ip link set {} name eth0", tap::TAP_NAME));
+        self.guest.run(&format!("ip link set eth0 address {mac} mtu 1400 up"));
+        self.guest.run("echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet");
         self.cable = Some(Cable::join(pod, card));
     }
 
@@ -153,11 +130,7 @@ env > "$0.lease"
             "chmod +x {script} && busybox udhcpc -f -q -n -t 8 -T 1 -i eth0 -O search -O mtu -O hostname -s {script}"
         ));
         let lease = std::fs::read_to_string(format!("{script}.lease")).unwrap();
-        lease
-            .lines()
-            .filter_map(|line| line.split_once('='))
-            .map(|(k, v)| (k.into(), v.into()))
-            .collect()
+        lease.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect()
     }
 }
 
@@ -187,10 +160,7 @@ impl Cable {
                 carry(&mut other, &mut one, &mut frame);
             }
         });
-        Self {
-            stop: Some(stop),
-            worker: Some(worker),
-        }
+        Self { stop: Some(stop), worker: Some(worker) }
     }
 }
 

@@ -12,21 +12,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 
 fn tcp(port: u16, guest_port: u16) -> PortMapping {
-    PortMapping {
-        protocol: Protocol::Tcp,
-        port,
-        guest_port,
-    }
+    PortMapping { protocol: Protocol::Tcp, port, guest_port }
 }
 
 fn config(ports: &[PortMapping]) -> GuestNetworkConfig {
     GuestNetworkConfig {
         mac_seed: "5b0f8a52".into(),
         ports: ports.to_vec(),
-        dns: Dns {
-            servers: vec![Ipv4Addr::new(10, 96, 0, 10)],
-            search: vec!["ns.svc.cluster.local".into()],
-        },
+        dns: Dns { servers: vec![Ipv4Addr::new(10, 96, 0, 10)], search: vec!["ns.svc.cluster.local".into()] },
         hostname: "vse-0".into(),
         queues: 1,
     }
@@ -39,52 +32,31 @@ async fn a_guest_lives_behind_its_pod() {
     let web = config(&[tcp(8080, 80)]);
     let attached = attach(lab.pod.netns(), &web).await.unwrap();
     assert_eq!((attached.pod_address, attached.mtu), (POD, 1400));
-    let Tap::Created(queues) = attached.tap else {
-        panic!("fresh namespace")
-    };
+    let Tap::Created(queues) = attached.tap else { panic!("fresh namespace") };
     lab.plug_in_guest(queues, attached.mac);
 
     // DHCP, by a real client.
     let lease = lab.dhcp();
     let told = |name: &str| lease.get(name).map(String::as_str);
-    assert_eq!(
-        (told("ip"), told("mask"), told("router")),
-        (Some("10.0.2.2"), Some("24"), Some("10.0.2.1"))
-    );
-    assert_eq!(
-        (told("dns"), told("search")),
-        (Some("10.96.0.10"), Some("ns.svc.cluster.local"))
-    );
-    assert_eq!(
-        (told("hostname"), told("mtu"), told("serverid")),
-        (Some("vse-0"), Some("1400"), Some("10.0.2.1"))
-    );
+    assert_eq!((told("ip"), told("mask"), told("router")), (Some("10.0.2.2"), Some("24"), Some("10.0.2.1")));
+    assert_eq!((told("dns"), told("search")), (Some("10.96.0.10"), Some("ns.svc.cluster.local")));
+    assert_eq!((told("hostname"), told("mtu"), told("serverid")), (Some("vse-0"), Some("1400"), Some("10.0.2.1")));
 
     // Out: from the pod's address.
-    let server = lab
-        .outside
-        .within(|| TcpListener::bind("192.0.2.1:7000").unwrap());
+    let server = lab.outside.within(|| TcpListener::bind("192.0.2.1:7000").unwrap());
     let client = lab.guest.within(|| connect("192.0.2.1:7000").unwrap());
     let (served, peer) = server.accept().unwrap();
     assert_eq!(peer.ip(), POD);
     exchange(&client, &served);
 
     // In: the exposed port, with the client's own address.
-    let web_server = lab
-        .guest
-        .within(|| TcpListener::bind("0.0.0.0:80").unwrap());
+    let web_server = lab.guest.within(|| TcpListener::bind("0.0.0.0:80").unwrap());
     let client = lab.outside.within(|| connect("192.0.2.2:8080").unwrap());
     let (kept, peer) = web_server.accept().unwrap();
     assert_eq!(peer.ip(), Ipv4Addr::new(192, 0, 2, 1));
     exchange(&client, &kept);
     // Not in: any other.
-    assert_eq!(
-        lab.outside
-            .within(|| connect("192.0.2.2:80"))
-            .unwrap_err()
-            .kind(),
-        ErrorKind::ConnectionRefused
-    );
+    assert_eq!(lab.outside.within(|| connect("192.0.2.2:80")).unwrap_err().kind(), ErrorKind::ConnectionRefused);
 
     // In from the pod's loopback, as kubectl port-forward does, and from its own address.
     for (address, seen_as) in [("127.0.0.1:8080", GATEWAY), ("192.0.2.2:8080", POD)] {
@@ -119,12 +91,8 @@ async fn a_guest_lives_behind_its_pod() {
 async fn the_guest_is_kept_from_the_pods_own_services() {
     root_or_skip!();
     let mut lab = Lab::new();
-    let attached = attach(lab.pod.netns(), &config(&[tcp(8080, 80)]))
-        .await
-        .unwrap();
-    let Tap::Created(queues) = attached.tap else {
-        panic!("fresh namespace")
-    };
+    let attached = attach(lab.pod.netns(), &config(&[tcp(8080, 80)])).await.unwrap();
+    let Tap::Created(queues) = attached.tap else { panic!("fresh namespace") };
     lab.plug_in_guest(queues, attached.mac);
     lab.dhcp();
 
@@ -136,18 +104,11 @@ async fn the_guest_is_kept_from_the_pods_own_services() {
     let services = [udp("127.0.0.1:9000"), udp("0.0.0.0:9001")];
     let guest = lab.guest.within(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     // The guest's loopback is down, so these leave by its network card.
-    for target in [
-        "127.0.0.1:9000",
-        "127.0.0.1:9001",
-        "10.0.2.1:9001",
-        "192.0.2.2:9001",
-    ] {
+    for target in ["127.0.0.1:9000", "127.0.0.1:9001", "10.0.2.1:9001", "192.0.2.2:9001"] {
         guest.send_to(b"let me in", target).unwrap();
     }
     // Another address than its own, towards the outside.
-    let outside = lab
-        .outside
-        .within(|| UdpSocket::bind("192.0.2.1:9002").unwrap());
+    let outside = lab.outside.within(|| UdpSocket::bind("192.0.2.1:9002").unwrap());
     outside.set_nonblocking(true).unwrap();
     lab.guest.run("ip address add 10.0.2.77/24 dev eth0");
     let liar = lab.guest.within(|| UdpSocket::bind("10.0.2.77:0").unwrap());
@@ -158,11 +119,7 @@ async fn the_guest_is_kept_from_the_pods_own_services() {
     assert!(lab.guest.succeeds("busybox ping -c 1 -W 2 192.0.2.1"));
     for socket in services.iter().chain([&outside]) {
         let received = socket.recv_from(&mut [0; 64]);
-        assert_eq!(
-            received.as_ref().map_err(|e| e.kind()),
-            Err(ErrorKind::WouldBlock),
-            "{socket:?}"
-        );
+        assert_eq!(received.as_ref().map_err(|e| e.kind()), Err(ErrorKind::WouldBlock), "{socket:?}");
     }
     // The services do work for the pod itself.
     let pod = lab.pod.within(|| UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -174,28 +131,15 @@ async fn the_guest_is_kept_from_the_pods_own_services() {
 async fn rules_read_as_intended_and_detach_leaves_nothing() {
     root_or_skip!();
     let lab = Lab::new();
-    let dns = PortMapping {
-        protocol: Protocol::Udp,
-        port: 53,
-        guest_port: 53,
-    };
+    let dns = PortMapping { protocol: Protocol::Udp, port: 53, guest_port: 53 };
     let config = config(&[tcp(8080, 80), dns]);
     let attached = attach(lab.pod.netns(), &config).await.unwrap();
-    assert_eq!(
-        lab.pod.output("nft --numeric-priority list table ip vse"),
-        include_str!("ruleset.nft")
-    );
+    assert_eq!(lab.pod.output("nft --numeric-priority list table ip vse"), include_str!("ruleset.nft"));
 
     // Losing the only descriptors is losing the tap; attaching again makes a new one.
     drop(attached);
-    assert!(matches!(
-        adopt(lab.pod.netns(), &config).await,
-        Err(Error::NoTap)
-    ));
-    let four = GuestNetworkConfig {
-        queues: 4,
-        ..config.clone()
-    };
+    assert!(matches!(adopt(lab.pod.netns(), &config).await, Err(Error::NoTap)));
+    let four = GuestNetworkConfig { queues: 4, ..config.clone() };
     let attached = attach(lab.pod.netns(), &four).await.unwrap();
     assert!(matches!(&attached.tap, Tap::Created(queues) if queues.len() == 4));
 
@@ -213,17 +157,11 @@ async fn whatever_is_missing_is_put_back() {
     let mut lab = Lab::new();
     let config = config(&[tcp(8080, 80)]);
     let attached = attach(lab.pod.netns(), &config).await.unwrap();
-    let Tap::Created(queues) = attached.tap else {
-        panic!("fresh namespace")
-    };
+    let Tap::Created(queues) = attached.tap else { panic!("fresh namespace") };
     lab.plug_in_guest(queues, attached.mac);
     lab.dhcp();
-    let server = lab
-        .guest
-        .within(|| TcpListener::bind("0.0.0.0:80").unwrap());
-    let expected = lab
-        .pod
-        .output("ip -o address show dev vse0 && ip -o link show dev vse0");
+    let server = lab.guest.within(|| TcpListener::bind("0.0.0.0:80").unwrap());
+    let expected = lab.pod.output("ip -o address show dev vse0 && ip -o link show dev vse0");
     for damage in [
         "nft delete table ip vse",
         "nft delete chain ip vse postrouting",
@@ -239,20 +177,12 @@ async fn whatever_is_missing_is_put_back() {
         lab.pod.run(damage);
         let again = adopt(lab.pod.netns(), &config).await.unwrap();
         assert!(matches!(again.tap, Tap::InUse), "{damage}");
-        for (namespace, address) in [
-            (&lab.outside, "192.0.2.2:8080"),
-            (&lab.pod, "127.0.0.1:8080"),
-        ] {
+        for (namespace, address) in [(&lab.outside, "192.0.2.2:8080"), (&lab.pod, "127.0.0.1:8080")] {
             let client = namespace.within(|| connect(address));
             let client = client.unwrap_or_else(|error| panic!("{address} after {damage}: {error}"));
             exchange(&client, &server.accept().unwrap().0);
         }
-        assert_eq!(
-            lab.pod
-                .output("ip -o address show dev vse0 && ip -o link show dev vse0"),
-            expected,
-            "{damage}"
-        );
+        assert_eq!(lab.pod.output("ip -o address show dev vse0 && ip -o link show dev vse0"), expected, "{damage}");
     }
 }
 
@@ -266,9 +196,7 @@ async fn a_batch_is_all_or_nothing() {
     let mut bad = rules::ruleset("eth0", lab::POD, &[tcp(1, 1)]);
     bad.retain(|chain| chain.name != "exposed");
     let refused = pod.within(|| nft::replace(&bad)).unwrap_err();
-    let Error::System { source, .. } = refused else {
-        panic!("{refused:?}")
-    };
+    let Error::System { source, .. } = refused else { panic!("{refused:?}") };
     assert_eq!(source.kind(), ErrorKind::NotFound);
     assert_eq!(pod.output("nft list ruleset"), before);
 }
@@ -289,30 +217,20 @@ async fn namespaces_that_cannot_work_are_refused_untouched() {
     root_or_skip!();
     let config = config(&[]);
     let host = std::fs::File::open("/proc/self/ns/net").unwrap();
-    assert!(matches!(
-        attach(host.as_fd(), &config).await,
-        Err(Error::HostNamespace)
-    ));
+    assert!(matches!(attach(host.as_fd(), &config).await, Err(Error::HostNamespace)));
     let no_namespace = std::fs::File::open("/dev/null").unwrap();
-    assert!(matches!(
-        attach(no_namespace.as_fd(), &config).await,
-        Err(Error::System { .. })
-    ));
+    assert!(matches!(attach(no_namespace.as_fd(), &config).await, Err(Error::System { .. })));
 
     let pod = Namespace::new();
     let refusal = async || attach(pod.netns(), &config).await.unwrap_err();
     assert!(matches!(refusal().await, Error::NoDefaultRoute));
-    pod.run(
-        "ip link add eth0 type veth peer name eth1 && ip link set eth0 up && ip link set eth1 up",
-    );
+    pod.run("ip link add eth0 type veth peer name eth1 && ip link set eth0 up && ip link set eth1 up");
     pod.run("ip -6 route add default dev eth0");
     assert!(matches!(refusal().await, Error::Ipv6Only));
     pod.run("ip route add default dev eth0");
     assert!(matches!(refusal().await, Error::NoAddress { interface } if interface == "eth0"));
     pod.run("ip address add 10.0.2.9/32 dev eth0");
-    assert!(
-        matches!(refusal().await, Error::NetworkOverlaps { address } if address == Ipv4Addr::new(10, 0, 2, 9))
-    );
+    assert!(matches!(refusal().await, Error::NetworkOverlaps { address } if address == Ipv4Addr::new(10, 0, 2, 9)));
     assert_eq!(pod.output("nft list ruleset"), "");
 }
 
@@ -321,9 +239,7 @@ async fn a_guest_that_floods_still_gets_its_address() {
     root_or_skip!();
     let mut lab = Lab::new();
     let attached = attach(lab.pod.netns(), &config(&[])).await.unwrap();
-    let Tap::Created(queues) = attached.tap else {
-        panic!("fresh namespace")
-    };
+    let Tap::Created(queues) = attached.tap else { panic!("fresh namespace") };
     lab.plug_in_guest(queues, attached.mac);
     lab.dhcp();
     let flood = lab.guest.within(|| UdpSocket::bind("0.0.0.0:0").unwrap());
