@@ -11,8 +11,9 @@ use crate::tree::Tree;
 
 /// Without these no guest boots.
 const REQUIRED: [&str; 4] = ["virtio_pci", "virtio_blk", "erofs", "overlay"];
-/// A guest with a root disk needs ext4; pvpanic tells the engine of a kernel panic.
-const OPTIONAL: [&str; 2] = ["ext4", "pvpanic_pci"];
+/// A guest with a root disk needs ext4; pvpanic (an ISA device, which pvpanic_mmio drives) tells the
+/// engine of a kernel panic.
+const OPTIONAL: [&str; 2] = ["ext4", "pvpanic_mmio"];
 
 /// Fedora's largest such file, modules.alias, has 2 MiB; the largest module a few.
 const MAX_LIST: u64 = 32 << 20;
