@@ -18,7 +18,7 @@ mod wait;
 mod world;
 
 pub use anyhow::{Context, Result, bail, ensure};
-pub use manifest::{patched, tiny};
+pub use manifest::{claim, patched, tiny};
 pub use scenario::scenario;
 pub use serde_json::{Value, json};
 pub use vse::{Conditions, refusal};

@@ -17,6 +17,16 @@ pub fn tiny(name: &str, spec: Value) -> Value {
     patched(base, json!({"spec": spec}))
 }
 
+/// A claim of the cluster's default storage class.
+pub fn claim(name: &str, size: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
+    })
+}
+
 /// A manifest with a JSON merge patch (RFC 7396) applied.
 pub fn patched(mut manifest: Value, patch: Value) -> Value {
     merge(&mut manifest, patch);

@@ -1,5 +1,9 @@
 //! The first thing anybody does: apply, look, pause, resume, delete.
 
+use futures::AsyncReadExt;
+use futures::future::join;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::LogParams;
 use vse_crds::{VSEPhase, vse_conditions::PAUSED};
 use vse_e2e::{Conditions, ensure, hosts, json, scenario, tiny};
 
@@ -52,7 +56,15 @@ fn a_guest_from_apply_to_delete() {
         world.uptime("guest", 1).await?;
         assert_eq!(hosts::engine(&microvm).await?, engine, "another engine after the pause");
 
-        world.delete("guest").await
+        // Deleted, it is asked by its power button, and goes by itself.
+        let pods = world.api::<Pod>();
+        let following = pods.log_stream("guest-1", &LogParams { follow: true, ..LogParams::default() }).await?;
+        let mut last_words = String::new();
+        let mut following = std::pin::pin!(following);
+        let (deleted, read) = join(world.delete("guest"), following.read_to_string(&mut last_words)).await;
+        read?;
+        ensure!(last_words.contains("tiny: power button"), "no power button: {last_words:?}");
+        deleted
     });
 }
 

@@ -5,7 +5,7 @@ use vse_crds::{
     VSE, VSEPhase, VSEProfile,
     vse_conditions::{READY, STALLED},
 };
-use vse_e2e::{Conditions, Result, World, ensure, json, refusal, scenario, tiny};
+use vse_e2e::{Conditions, Result, World, claim, ensure, json, refusal, scenario, tiny};
 
 #[test]
 fn say_why_and_go_on_once_they_can() {
@@ -49,7 +49,7 @@ fn say_why_and_go_on_once_they_can() {
         world
             .patch("huge-pages", json!({"spec": {"machine": {"memory": {"hugepages": null, "guest": "96Mi"}}}}))
             .await?;
-        world.apply(&claim("later")).await?;
+        world.apply(&claim("later", "32Mi")).await?;
         for name in ["no-profile", "huge-pages", "no-claim"] {
             let status = world.ready(name, 1).await?;
             ensure!(status.conditions.iter().any(|c| c.type_ == STALLED && c.status == "False"), "{name} is stalled");
@@ -102,12 +102,5 @@ fn profile_manifest(name: &str) -> vse_e2e::Value {
             "machine": {"cpu": {"cores": 1}, "memory": {"guest": "96Mi"}},
             "nodeSelector": {"kubernetes.io/os": "linux"},
         },
-    })
-}
-
-fn claim(name: &str) -> vse_e2e::Value {
-    json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "32Mi"}}},
     })
 }

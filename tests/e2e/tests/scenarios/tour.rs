@@ -3,7 +3,7 @@
 use std::path::Path;
 use tokio::process::Command;
 use vse_crds::vse_conditions::AGENT_CONNECTED;
-use vse_e2e::{Conditions, Result, World, cluster, ensure, json, scenario};
+use vse_e2e::{Conditions, Result, World, claim, cluster, ensure, json, scenario};
 
 #[test]
 fn with_a_real_distribution() {
@@ -21,7 +21,7 @@ async fn tour(world: &World, state: &Path) -> Result<()> {
     cluster::output(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key)).await?;
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "user-data"},
-        "stringData": {"userdata": "#cloud-config\nwrite_files:\n- {path: /etc/toured, content: yes}\n"},
+        "stringData": {"userdata": "#cloud-config\nwrite_files:\n- {path: /etc/toured, content: \"toured\\n\"}\n"},
     });
     world.apply(&secret).await?;
     let vse = json!({
@@ -29,6 +29,7 @@ async fn tour(world: &World, state: &Path) -> Result<()> {
         "spec": {
             "system": {
                 "image": "vse.hpc.io/debian-hpc:dev", "imagePullPolicy": "IfNotPresent",
+                "root": "Disk", "rootVolume": "root",
                 "cloudInit": {
                     "hostname": "on-tour",
                     "sshAuthorizedKeys": [std::fs::read_to_string(key.with_extension("pub"))?.trim()],
@@ -36,8 +37,10 @@ async fn tour(world: &World, state: &Path) -> Result<()> {
                 },
             },
             "machine": {"memory": {"guest": "768Mi"}},
+            "volumes": [{"name": "root", "persistentVolumeClaim": {"claimName": "root"}}],
         },
     });
+    world.apply(&claim("root", "4Gi")).await?;
     world.apply(&vse).await?;
     let status = world.ready("tour", 1).await?;
     let connected = |vse: &vse_crds::VSE| vse.is(AGENT_CONNECTED);
@@ -55,9 +58,20 @@ async fn tour(world: &World, state: &Path) -> Result<()> {
     ensure!(picture.contains(&node), "no {node} in the topology:\n{picture}");
 
     let key = key.to_string_lossy();
-    let ssh = ["ssh", "tour", "--", "-o", "BatchMode=yes", "-i", &key, "hostname; cat /etc/toured; id -un"];
-    let said = world.until("ssh logs in", async || kubectl_vse(world, state, &ssh).await.map(Some)).await?;
-    assert_eq!(said.lines().collect::<Vec<_>>(), ["on-tour", "yes", "root"]);
+    let ssh = async |command: &str| {
+        let login = ["ssh", "tour", "--", "-o", "BatchMode=yes", "-i", &key, command];
+        kubectl_vse(world, state, &login).await
+    };
+    let look = "cloud-init status --wait >/dev/null; hostname; cat /etc/toured; id -un";
+    let said = world.until("ssh logs in", async || ssh(look).await.map(Some)).await?;
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["on-tour", "toured", "root"]);
+
+    // Restarted, it finds its root disk as it was.
+    ssh("echo kept >/root/file; sync").await?;
+    kubectl_vse(world, state, &["restart", "tour"]).await?;
+    world.ready("tour", 2).await?;
+    let said = world.until("ssh logs in again", async || ssh("cat /root/file").await.map(Some)).await?;
+    assert_eq!(said.trim(), "kept");
     Ok(())
 }
 
