@@ -2,7 +2,6 @@
 
 use crate::{CloudInit, Machine, Port, Root};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::LocalObjectReference;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -80,15 +79,13 @@ pub struct MicroVMSpec {
     pub termination_grace_period_seconds: i64,
 }
 
-/// What a guest should be doing.
+/// What a guest should be doing. To end it, its MicroVM is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PowerState {
     /// vCPUs run.
     Running,
     /// vCPUs are stopped, memory is kept.
     Paused,
-    /// Shut down in order, then stopped.
-    Stopped,
 }
 
 /// What runs the guest's instructions.
@@ -325,11 +322,4 @@ pub mod microvm_conditions {
     pub const PAUSED: &str = "Paused";
     /// The guest agent answers.
     pub const AGENT_CONNECTED: &str = "AgentConnected";
-}
-
-impl MicroVMSpec {
-    /// Reference to the VM pod, for messages and look-ups.
-    pub fn pod(&self) -> LocalObjectReference {
-        LocalObjectReference { name: self.pod_name.clone() }
-    }
 }

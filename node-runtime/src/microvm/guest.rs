@@ -42,7 +42,6 @@ pub(super) struct Guest {
     failures: u32,
     launch_failure: Option<LaunchFailure>,
     pressed_at: Option<Timestamp>,
-    stopping_since: Option<Timestamp>,
     /// The last step, and when it may be taken again.
     last: Option<(Action, Timestamp)>,
 }
@@ -83,7 +82,6 @@ impl Guest {
             failures: 0,
             launch_failure: None,
             pressed_at: None,
-            stopping_since: None,
             last: None,
             vm,
             pod,
@@ -136,7 +134,7 @@ impl Guest {
         };
         let now = Timestamp::now();
         Ok(Observed {
-            wanted: self.wanted(vm, deletion, now),
+            wanted: Self::wanted(vm, deletion),
             pod,
             inside,
             last_words: self.last_words,
@@ -216,13 +214,9 @@ impl Guest {
         Ok((pod_state(&pod), deletion_asked(&pod)))
     }
 
-    fn wanted(&mut self, vm: &MicroVM, pod_deleted: Option<Timestamp>, now: Timestamp) -> Wanted {
+    fn wanted(vm: &MicroVM, pod_deleted: Option<Timestamp>) -> Wanted {
         let grace = SignedDuration::from_secs(vm.spec.termination_grace_period_seconds);
-        let ordered = match (&vm.metadata.deletion_timestamp, vm.spec.power_state) {
-            (Some(time), _) => Some(time.0),
-            (None, PowerState::Stopped) => Some(*self.stopping_since.get_or_insert(now)),
-            (None, PowerState::Running | PowerState::Paused) => None,
-        };
+        let ordered = vm.metadata.deletion_timestamp.as_ref().map(|time| time.0);
         match (ordered, pod_deleted) {
             (Some(since), _) => Wanted::Stop { cause: StopCause::Order, deadline: since + grace },
             (None, Some(since)) => Wanted::Stop { cause: StopCause::PodDeleted, deadline: since + grace },

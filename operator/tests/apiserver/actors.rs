@@ -72,7 +72,7 @@ async fn round(pods: &Api<Pod>, vms: &Api<MicroVM>) -> kube::Result<()> {
 async fn host(vms: &Api<MicroVM>, vm: &MicroVM, pod_runs: bool) -> kube::Result<()> {
     let wanted = match vm.spec.power_state {
         PowerState::Paused => "Paused",
-        PowerState::Running | PowerState::Stopped => "Running",
+        PowerState::Running => "Running",
     };
     let deleted = vm.metadata.deletion_timestamp.is_some();
     let is = phase(vm).map(|phase| format!("{phase:?}"));

@@ -369,7 +369,7 @@ impl World {
             let status = vm.status.get_or_insert_default();
             status.phase = Some(match vm.spec.power_state {
                 PowerState::Paused => MicroVMPhase::Paused,
-                PowerState::Running | PowerState::Stopped => MicroVMPhase::Running,
+                PowerState::Running => MicroVMPhase::Running,
             });
             status.timings.get_or_insert(Timings { booted: Some(now), ..Timings::default() });
         });
