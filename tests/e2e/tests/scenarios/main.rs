@@ -5,6 +5,7 @@ mod bad_input;
 mod deletion;
 mod examples;
 mod first_guest;
+mod guest_panic;
 mod network;
 mod node_runtime_restart;
 mod operator_crash;
