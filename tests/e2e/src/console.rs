@@ -15,6 +15,10 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// How often a line is typed.
 const ATTEMPTS: usize = 8;
 
+/// Lines around what a command prints.
+const BEGIN: &str = "begin:\n";
+const END: &str = ":end\n";
+
 /// An attached console.
 pub struct Console {
     process: AttachedProcess,
@@ -40,10 +44,10 @@ impl Console {
     /// What a shell command prints.
     pub async fn run(&mut self, command: &str) -> Result<String> {
         // The marks are not in what is typed, and so not in its echo.
-        let line = format!("echo be''gin; {command}; echo en''d");
-        let printed = self.type_until(&line, "end\n").await?;
-        let printed = printed.rsplit_once("begin\n").map_or(printed.as_str(), |(_, after)| after);
-        Ok(printed.trim_end_matches("end\n").trim_end().to_owned())
+        let line = format!("echo be''gin:; {command}; echo :en''d");
+        let printed = self.type_until(&line, END).await?;
+        let printed = printed.rsplit_once(BEGIN).map_or(printed.as_str(), |(_, after)| after);
+        Ok(printed.split_once(END).map_or(printed, |(before, _)| before).trim_end().to_owned())
     }
 
     /// Types a command that ends the guest, and leaves.
