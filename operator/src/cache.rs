@@ -1,6 +1,7 @@
 //! Watches: one reflector for each kind the VSE controller needs, stripped to what planning reads.
 
-use futures::{FutureExt, Stream};
+use futures::future::ready;
+use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::watcher::{self, watcher};
@@ -69,8 +70,17 @@ where
             strip(object);
         })
         .reflect(writer)
-        .touched_objects();
+        .touched_objects()
+        .filter(|touched| ready(!failed::<K>(touched)));
     (store, stream)
+}
+
+/// Whether a watch failed, which is told here and no further: it has waited by itself already, and a controller would
+/// make all its watches wait, twice as long for each one that fails. After a restart of the API server all do.
+fn failed<K: Resource<DynamicType = ()>>(touched: &Result<K, watcher::Error>) -> bool {
+    let Err(error) = touched else { return false };
+    tracing::warn!(kind = %K::kind(&()), %error, "watch failed; trying again");
+    true
 }
 
 /// Restricts a watch to VM pods.
