@@ -131,6 +131,8 @@ async fn a_life_takes_five_writes_and_then_none() {
     assert_eq!(status.incarnation, 1);
     assert_eq!(status.node_name.as_deref(), Some("host-1"));
     assert!(condition::is_true(&status.conditions, "Ready"));
+    // The last write is seen by others before it is counted.
+    operator.wait_idle().await;
     assert_eq!(operator.writes(), 5, "{:?}", operator.calls());
     // Every touch of the VSE has it reconciled; none may write.
     for round in 0..5 {
