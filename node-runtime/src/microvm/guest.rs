@@ -2,6 +2,7 @@
 
 use super::plan::{Action, Inside, LastWords, LaunchFailure, Observed, Plan, Pod, StopCause, Wanted, plan};
 use super::pod_process::{self, PodProcess};
+use super::resets::Resets;
 use super::session::{self, Session};
 use super::status::{self, Memory};
 use super::{Context, launch};
@@ -42,6 +43,7 @@ pub(super) struct Guest {
     failures: u32,
     launch_failure: Option<LaunchFailure>,
     pressed_at: Option<Timestamp>,
+    resets: Resets,
     /// The last step, and when it may be taken again.
     last: Option<(Action, Timestamp)>,
 }
@@ -82,6 +84,7 @@ impl Guest {
             failures: 0,
             launch_failure: None,
             pressed_at: None,
+            resets: Resets::default(),
             last: None,
             vm,
             pod,
@@ -372,6 +375,9 @@ impl Guest {
             Event::Shutdown { cause: ShutdownCause::Panic, .. } => self.last_words = Some(LastWords::GuestPanic),
             Event::Shutdown { by_guest: true, .. } if self.last_words.is_none() => {
                 self.last_words = Some(LastWords::GuestShutdown);
+            }
+            Event::Reset { by_guest: true } if self.resets.count(Timestamp::now()) => {
+                self.last_words = Some(LastWords::ResetLoop);
             }
             // The next look asks how things are.
             _ => {}

@@ -13,9 +13,9 @@ pub struct MountedImage<'a> {
     pub mounts: &'a str,
     /// Mount point of the image.
     pub mount_point: &'a str,
-    /// Inode number and change time (seconds, nanoseconds) of the tree's root directory: they differ between two
-    /// unpackings that happen to get the same place.
-    pub root: (u64, i64, i64),
+    /// Inode number and change time (seconds, nanoseconds) of a directory in the image: they differ between two
+    /// unpackings that happen to get the same place. Not of its root, which in an overlay is each mount's own.
+    pub witness: (u64, i64, i64),
 }
 
 /// A text that is the same for the same tree only; nothing when no image is mounted there.
@@ -26,7 +26,7 @@ pub fn image_identity(image: &MountedImage<'_>) -> Option<String> {
         }
         _ => {
             let mounted = mounted(image.mounts, image.mount_point)?;
-            Some(format!("{}\n{:?}\n{mounted}", image.reference, image.root))
+            Some(format!("{}\n{:?}\n{mounted}", image.reference, image.witness))
         }
     }
 }
@@ -51,17 +51,17 @@ mod tests {
 
     const OVERLAY: &str = "\
 812 801 0:91 / / ro,relatime - overlay overlay rw,lowerdir=/x/9/fs,upperdir=/u,workdir=/w
-830 812 0:99 / /vse/system ro,relatime master:1 - overlay overlay ro,lowerdir=/s/12/fs:/s/11/fs
+830 812 0:99 / /vse/system ro,relatime master:1 - overlay overlay rw,lowerdir=/s/12/fs:/s/11/fs,upperdir=/s/40/fs,workdir=/s/40/work
 ";
     const BIND: &str = "830 812 254:0 /s/12/fs /vse/system ro,relatime - ext4 /dev/vda rw,discard\n";
 
     fn identity(reference: &str, mounts: &str, inode: u64) -> Option<String> {
-        image_identity(&MountedImage { reference, mounts, mount_point: "/vse/system", root: (inode, 1, 2) })
+        image_identity(&MountedImage { reference, mounts, mount_point: "/vse/system", witness: (inode, 1, 2) })
     }
 
     #[test]
     fn one_tree_is_one_image_wherever_it_is_mounted() {
-        let elsewhere = OVERLAY.replace("0:99", "0:123");
+        let elsewhere = OVERLAY.replace("0:99", "0:123").replace("/s/40", "/s/41");
         assert_eq!(identity("a:1", OVERLAY, 7), identity("a:1", &elsewhere, 7));
         assert!(identity("a:1", BIND, 7).is_some());
     }

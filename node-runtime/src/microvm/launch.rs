@@ -7,7 +7,7 @@ use super::placement::{self, NotExclusive};
 use super::pod_process::{self, PodProcess};
 use super::{Context, disks, image_identity, images, network, seed};
 use jiff::Timestamp;
-use rustix::fs::{OFlags, fstat};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -162,13 +162,12 @@ async fn system_image(context: &Context, vm: &MicroVMSpec, process: &PodProcess)
     let reference = vm.boot.image.clone();
     let no_image = || Error::NoImage { image: reference.clone() };
     let tree = process.open_in_root(paths::SYSTEM, OFlags::DIRECTORY | OFlags::RDONLY)?;
-    let stat = fstat(&tree).map_err(|_| no_image())?;
     let mounts = process.mounts()?;
     let identity = image_identity::image_identity(&image_identity::MountedImage {
         reference: &reference,
         mounts: &mounts,
         mount_point: paths::SYSTEM,
-        root: (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec as i64),
+        witness: witness(&tree),
     })
     .ok_or_else(no_image)?;
     let kernel = vm.boot.kernel_path.clone();
@@ -178,6 +177,16 @@ async fn system_image(context: &Context, vm: &MicroVMSpec, process: &PodProcess)
         images.prepare(Key::new(&identity, kernel), &tree, kernel)
     });
     made.await?.map_err(|source| Error::Image { image: vm.boot.image.clone(), source })
+}
+
+/// What tells two unpackings of an image apart: see [`image_identity`]. A tree without these has no kernel either.
+fn witness(tree: &OwnedFd) -> (u64, i64, i64) {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let stat = ["usr", "boot"]
+        .into_iter()
+        .find_map(|directory| fstat(openat2(tree, directory, flags, Mode::empty(), resolve).ok()?).ok());
+    stat.map_or((0, 0, 0), |stat| (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec as i64))
 }
 
 /// The system's own disk first, then the guest's, then the cloud-init seed.

@@ -4,7 +4,7 @@
 //!
 //! - [`controller`]: watches → tasks
 //! - [`guest`]: the loop of one guest
-//! - [`plan`], [`placement`], [`status`], [`image_identity`]: decisions and what is said of them, pure
+//! - [`plan`], [`placement`], [`status`], [`image_identity`], [`resets`]: decisions and what is said of them, pure
 //! - [`launch`] with [`images`], [`disks`], [`seed`], [`network`]: everything a guest needs, opened and handed over
 //! - [`session`] with [`pod_directory`], [`pod_process`]: who answers in the pod
 
@@ -19,6 +19,7 @@ mod placement;
 mod plan;
 mod pod_directory;
 mod pod_process;
+mod resets;
 mod seed;
 mod session;
 mod status;

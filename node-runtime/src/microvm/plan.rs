@@ -95,6 +95,8 @@ pub enum LastWords {
     GuestShutdown,
     /// The guest's kernel panicked.
     GuestPanic,
+    /// The guest resets itself again and again: it does not get as far as to panic.
+    ResetLoop,
 }
 
 /// A launch that failed.
@@ -195,6 +197,10 @@ fn ended(seen: &Observed) -> Option<(ExitReason, String)> {
     };
     Some(match (seen.last_words, seen.wanted, code) {
         (Some(LastWords::GuestPanic), ..) => (ExitReason::GuestPanic, "the guest's kernel panicked".into()),
+        (Some(LastWords::ResetLoop), ..) => (
+            ExitReason::GuestPanic,
+            "the guest reset itself again and again: its kernel does not come up; has it enough memory?".into(),
+        ),
         (_, Wanted::Stop { cause: StopCause::Order, .. }, _) => (ExitReason::Stopped, String::new()),
         (_, Wanted::Stop { cause: StopCause::PodDeleted, .. }, _) | (_, _, None) => {
             (ExitReason::PodGone, "the pod was deleted".into())
@@ -248,6 +254,9 @@ fn go(seen: &Observed) -> Plan {
         },
         Inside::Prelaunch if pause => Plan::wait(MicroVMPhase::Paused, None),
         Inside::Prelaunch => Plan::act(MicroVMPhase::Preparing, Action::Boot),
+        Inside::Running | Inside::Paused if seen.last_words == Some(LastWords::ResetLoop) => {
+            Plan::act(MicroVMPhase::Running, Action::Stop)
+        }
         Inside::Running if pause => Plan::act(MicroVMPhase::Running, Action::Pause),
         Inside::Running => Plan::wait(MicroVMPhase::Running, None),
         Inside::Paused if pause => Plan::wait(MicroVMPhase::Paused, None),

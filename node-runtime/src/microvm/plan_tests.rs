@@ -55,6 +55,7 @@ fn each_end_has_its_reason() {
     assert_eq!(reason(&run(Pod::Refused { message: "no room".into() })), ExitReason::LaunchFailed);
     assert_eq!(reason(&with(LastWords::GuestPanic, ended(0))), ExitReason::GuestPanic);
     assert_eq!(reason(&with(LastWords::GuestShutdown, ended(0))), ExitReason::GuestShutdown);
+    assert_eq!(reason(&with(LastWords::ResetLoop, ended(0))), ExitReason::GuestPanic);
     assert_eq!(reason(&seen(order_at(0), ended(0), Inside::Nobody)), ExitReason::Stopped);
     let deleted = Wanted::Stop { cause: StopCause::PodDeleted, deadline: at(0) };
     assert_eq!(reason(&seen(deleted, ended(0), Inside::Nobody)), ExitReason::PodGone);
@@ -77,6 +78,13 @@ fn shutting_down_asks_then_insists_then_kills() {
         assert_eq!(plan(&seen(order_at(1000), Pod::Running, inside)).action, None, "{inside:?}");
         assert_eq!(plan(&seen(order_at(995), Pod::Running, inside)).action, Some(Action::Kill), "{inside:?}");
     }
+}
+
+#[test]
+fn a_guest_that_only_resets_is_ended() {
+    let looping =
+        Observed { last_words: Some(LastWords::ResetLoop), ..seen(Wanted::Run, Pod::Running, Inside::Running) };
+    assert_eq!(plan(&looping).action, Some(Action::Stop));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod placement;
 mod refusals;
 mod run_strategies;
 mod settled;
+mod shared_image;
 mod spec_changed;
 mod stolen_token;
 mod storage;
