@@ -17,7 +17,7 @@ fn bad_specs() -> Vec<(Value, &'static [&'static str])> {
         (cpu(json!({"isolateEmulatorThread": true, "dedicatedCPUPlacement": false})), &["isolateEmulatorThread"]),
         (cpu(json!({"request": "1", "dedicatedCPUPlacement": true})), &["spec.machine.cpu.request"]),
         (cpu(json!({"coers": 2})), &["spec.machine.cpu.coers"]),
-        (json!({"machine": {"memory": {"guest": "47Mi"}}}), &["spec.machine.memory.guest", "at least 48Mi"]),
+        (json!({"machine": {"memory": {"guest": "95Mi"}}}), &["spec.machine.memory.guest", "at least 96Mi"]),
         (json!({"machine": {"memory": {"guest": null}}}), &["spec.machine.memory.guest", "required"]),
         (
             json!({"machine": {"memory": {"hugepages": {"pageSize": "4Ki"}}}}),
