@@ -59,7 +59,7 @@ fn is_refused_with_the_field() {
             "spec": {
                 "vseName": "a", "vseUID": "u", "incarnation": 1, "nodeName": "node-1", "podName": "p", "podUID": "u",
                 "powerState": "Running", "engine": "qemu", "accelerator": "TCG",
-                "machine": {"memory": {"guest": "64Mi"}}, "boot": {"image": "i", "root": "Diskless"},
+                "machine": {"memory": {"guest": "96Mi"}}, "boot": {"image": "i", "root": "Diskless"},
                 "terminationGracePeriodSeconds": 1,
             },
         });
