@@ -14,7 +14,9 @@ mod sysfs;
 use anyhow::Context as _;
 use clap::Parser;
 use options::Options;
+use std::path::Path;
 use std::sync::Arc;
+use vse_node_runtime::crash_point::{self, CrashPoints};
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -46,6 +48,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         engine: vse_engine::qemu::Qemu::default(),
         kvm_device: options.kvm_device.clone(),
         metrics: metrics.clone(),
+        crash_points: CrashPoints::of(Path::new(crash_point::DIRECTORY)),
     });
     let plugins = options.kubelet_root.join("device-plugins");
     tokio::select! {

@@ -5,16 +5,15 @@ use super::pod_process::{self, PodProcess};
 use super::resets::Resets;
 use super::session::{self, Session};
 use super::status::{self, Memory};
-use super::{Context, launch};
+use super::{Context, launch, publish};
 use crate::metrics::{LaunchLabels, Outcome};
 use crate::report;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as core;
-use kube::api::{Api, Patch, PatchParams};
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
+use kube::api::Api;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
-use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +22,7 @@ use vse_crds::{
     Address, AddressScope, ExitReason, ExitRecord, MicroVM, MicroVMPhase, MicroVMStatus, PowerState, labels,
 };
 use vse_engine::{Event, GuestError, ShutdownCause};
+use vse_node_runtime::crash_point::Step;
 
 /// Wait after a step that failed, or a look that did.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -38,7 +38,8 @@ pub(super) struct Guest {
     pod: watch::Receiver<Option<Arc<core::Pod>>>,
     session: Session,
     memory: Memory,
-    published: Option<MicroVMStatus>,
+    /// What was said last; it is written by [`publish`].
+    said: watch::Sender<Option<MicroVMStatus>>,
     last_words: Option<LastWords>,
     failures: u32,
     launch_failure: Option<LaunchFailure>,
@@ -79,7 +80,7 @@ impl Guest {
             context,
             session: Session::default(),
             memory: Memory::recall(published.as_ref()),
-            published,
+            said: watch::Sender::new(published),
             last_words: None,
             failures: 0,
             launch_failure: None,
@@ -91,8 +92,14 @@ impl Guest {
         }
     }
 
-    /// Until the guest is released, or the task is ended from outside (the guest then goes on).
-    pub(super) async fn run(mut self) {
+    /// Until the guest is released and that is said, or the task is ended from outside (the guest then goes on).
+    pub(super) async fn run(self) {
+        let (context, vm, said) = (self.context.clone(), self.vm.borrow().clone(), self.said.subscribe());
+        tokio::join!(self.live(), publish::publish(&context, &vm, said));
+    }
+
+    /// Step by step, until the guest is released.
+    async fn live(mut self) {
         loop {
             match self.step().await {
                 Ok(Some(plan)) if plan.phase == MicroVMPhase::Released && plan.action.is_none() => return,
@@ -111,7 +118,7 @@ impl Guest {
         let vm = self.vm.borrow_and_update().clone();
         let seen = self.observe(&vm).await?;
         let plan = plan(&seen);
-        self.publish(&vm, &seen, &plan).await?;
+        self.say(&vm, &seen, &plan);
         match plan.action.clone() {
             // What was just done takes a moment to show.
             Some(action) if self.last.as_ref().is_some_and(|(last, again)| *last == action && seen.now < *again) => {
@@ -228,53 +235,56 @@ impl Guest {
         }
     }
 
-    async fn publish(&mut self, vm: &MicroVM, seen: &Observed, plan: &Plan) -> Result<(), Error> {
-        let generation = vm.meta().generation;
-        let Some(status) = status::status(self.published.as_ref(), seen, plan, &self.memory, generation) else {
-            return Ok(());
-        };
-        if self.published.as_ref() == Some(&status) {
-            return Ok(());
-        }
-        let vms: Api<MicroVM> = Api::namespaced(self.context.client.clone(), &vm.namespace().unwrap_or_default());
-        let patch = json!({ "apiVersion": MicroVM::api_version(&()), "kind": MicroVM::kind(&()), "status": status });
-        let params = PatchParams::apply(labels::NODE_RUNTIME).force();
-        match vms.patch_status(&vm.name_any(), &params, &Patch::Apply(patch)).await {
-            Ok(_) => self.context.metrics.status_writes.inc(),
-            // The object went away in the meantime; the watch will say so.
-            Err(kube::Error::Api(refusal)) if refusal.code == 404 => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        self.published = Some(status);
-        Ok(())
+    fn say(&self, vm: &MicroVM, seen: &Observed, plan: &Plan) {
+        self.said.send_if_modified(|said| {
+            let status = status::status(said.as_ref(), seen, plan, &self.memory, vm.metadata.generation);
+            let news = status.is_some() && *said != status;
+            if news {
+                *said = status;
+            }
+            news
+        });
     }
 
     async fn act(&mut self, vm: &MicroVM, action: Action, now: Timestamp) -> Result<(), Error> {
-        match action {
-            Action::Launch => self.launch(vm, now).await,
+        let done = match action {
+            Action::Launch => return self.launch(vm, now).await,
             Action::Boot => {
                 self.pin(vm).await?;
+                self.context.crash_points.after(Step::Pinned);
                 self.engine()?.resume().await?;
                 self.memory.timings.booted = Some(Timestamp::now());
-                Ok(())
+                Step::Booted
             }
-            Action::Resume => Ok(self.engine()?.resume().await?),
-            Action::Pause => Ok(self.engine()?.pause().await?),
+            Action::Resume => {
+                self.engine()?.resume().await?;
+                Step::Resumed
+            }
+            Action::Pause => {
+                self.engine()?.pause().await?;
+                Step::Paused
+            }
             Action::PowerButton => {
                 self.pressed_at = Some(now);
-                Ok(self.engine()?.power_button().await?)
+                self.engine()?.power_button().await?;
+                Step::PowerButtonPressed
             }
             Action::Stop => match self.engine()?.stop().await {
                 // It may end before it has answered.
-                Ok(()) | Err(GuestError::Closed) => Ok(()),
-                Err(error) => Err(error.into()),
+                Ok(()) | Err(GuestError::Closed) => Step::StopSent,
+                Err(error) => return Err(error.into()),
             },
-            Action::Kill => Ok(PodProcess::all_of(&vm.spec.pod_uid).iter().try_for_each(PodProcess::kill)?),
+            Action::Kill => {
+                PodProcess::all_of(&vm.spec.pod_uid).iter().try_for_each(PodProcess::kill)?;
+                Step::Killed
+            }
             Action::Release(reason, message) => {
                 self.release(vm, reason, message).await;
-                Ok(())
+                Step::Released
             }
-        }
+        };
+        self.context.crash_points.after(done);
+        Ok(())
     }
 
     fn engine(&self) -> Result<&dyn vse_engine::Guest, Error> {

@@ -16,6 +16,7 @@ use vse_crds::{Accelerator, CpuPlacement, MicroVMSpec, PageSize, Root, quantity}
 use vse_engine::{self as engine, Engine as _};
 use vse_guest_network::{Attached, Tap};
 use vse_launch::{Descriptor, LaunchOrder};
+use vse_node_runtime::crash_point::Step;
 use vse_system_image::{Key, SystemImage};
 
 /// What a launch leaves behind for the node runtime to keep.
@@ -91,13 +92,17 @@ pub(super) async fn launch(
 ) -> Result<Launched, Error> {
     fits(context, vm)?;
     let cpus = place(context, vm, process)?;
+    context.crash_points.after(Step::Placed);
     let image = system_image(context, vm, process).await?;
+    context.crash_points.after(Step::ImageReady);
     let disks = all_disks(vm, &image, process)?;
+    context.crash_points.after(Step::DisksOpen);
     let accelerator = match vm.accelerator {
         Accelerator::Kvm => engine::Accelerator::Kvm(open_device(&context.kvm_device)?),
         Accelerator::Tcg => engine::Accelerator::Emulation,
     };
     let mut network = network::attach(vm, process).await?;
+    context.crash_points.after(Step::NetworkAttached);
     let kernel = image.kernel_version.clone();
     let guest = engine::GuestConfig {
         name: name.to_owned(),
@@ -118,6 +123,7 @@ pub(super) async fn launch(
         context.engine.command(&guest).map_err(|source| Error::Config { engine: context.engine.name(), source })?;
     let prepared = Timestamp::now();
     send(run, command)?;
+    context.crash_points.after(Step::OrderSent);
     Ok(Launched { network, cpus, kernel, prepared, engine_started: Timestamp::now() })
 }
 
