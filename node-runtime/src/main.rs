@@ -32,16 +32,15 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(options: Options) -> anyhow::Result<()> {
     let client = kube::Client::try_default().await.context("no way to the API server")?;
-    let root = sysfs::Root::new("/");
+    let hardware = host::Hardware { root: sysfs::Root::new("/"), kvm_device: options.kvm_device.clone() };
+    let found = hardware.observe().context("cannot see what this host has")?;
     let metrics = metrics::Metrics::new();
-    let mut hardware = host::observe(&root, vse_crds::Kvm::default()).context("cannot see what this host has")?;
-    hardware.kvm = host::probe_kvm(&options.kvm_device, hardware.cpu.virtualization.as_deref());
     let images = microvm::images::Images::open(&options.image_cache, options.guest_init)
         .context("cannot use the image cache")?;
     let context = Arc::new(microvm::Context {
         client: client.clone(),
         node_name: options.node_name.clone(),
-        topology: hardware.cpu.topology.clone(),
+        topology: found.cpu.topology,
         pods: microvm::PodDirectories::open(&options.kubelet_root)
             .with_context(|| format!("cannot open {}/pods", options.kubelet_root.display()))?,
         images: Arc::new(images),

@@ -9,15 +9,32 @@ mod kvm;
 mod memory;
 mod pci;
 mod publish;
+mod uevents;
 
 use engines::{effective_policy, offered};
-pub use kvm::probe as probe_kvm;
 
 use crate::sysfs::{Error, Root};
-use vse_crds::{HostCpu, HostStatus, HostVersions, Kvm, quantity};
+use std::path::PathBuf;
+use vse_crds::{HostCpu, HostStatus, HostVersions, quantity};
 
-/// The hardware of a host: everything of [`HostStatus`] that does not depend on policy.
-pub fn observe(root: &Root, kvm: Kvm) -> Result<HostStatus, Error> {
+/// Where this host's hardware is looked at.
+pub struct Hardware {
+    /// /proc and /sys.
+    pub root: Root,
+    /// /dev/kvm.
+    pub kvm_device: PathBuf,
+}
+
+impl Hardware {
+    /// The hardware as it is now: everything of [`HostStatus`] that does not depend on policy.
+    pub fn observe(&self) -> Result<HostStatus, Error> {
+        let mut status = observe(&self.root)?;
+        status.kvm = kvm::probe(&self.kvm_device, status.cpu.virtualization.as_deref());
+        Ok(status)
+    }
+}
+
+fn observe(root: &Root) -> Result<HostStatus, Error> {
     let cpu: HostCpu = cpu::observe(root)?;
     let cells = memory::observe(root, &cpu.topology)?;
     let memory: u64 = cells.iter().filter_map(|cell| quantity::bytes(&cell.memory).ok()).sum();
@@ -27,7 +44,6 @@ pub fn observe(root: &Root, kvm: Kvm) -> Result<HostStatus, Error> {
         cells,
         devices: pci::observe(root),
         cpu,
-        kvm,
         versions: HostVersions {
             node_runtime: env!("CARGO_PKG_VERSION").into(),
             kernel: root.text("proc/sys/kernel/osrelease")?,

@@ -42,7 +42,7 @@ pub struct Context {
     pub client: Client,
     /// This host.
     pub node_name: String,
-    /// CPUs of this host.
+    /// CPUs of this host, as it was started with.
     pub topology: Vec<LogicalCpu>,
     /// kubelet's pods.
     pub pods: PodDirectories,
