@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One incarnation of a VSE on one host. Written by the operator; nobody writes it by hand. Everything but
-/// `powerState` is fixed for its life.
+/// `powerState` and `terminationGracePeriodSeconds` is fixed for its life.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "vse.hpc.io",

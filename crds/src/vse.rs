@@ -67,7 +67,8 @@ pub struct VSESpec {
     #[serde(default)]
     pub paused: bool,
 
-    /// How long a guest may take to shut down after its power button was pressed, before it is stopped.
+    /// How long a guest may take to shut down after its power button was pressed, in seconds, before it is stopped. A
+    /// change holds at once, also for a guest that is shutting down.
     #[serde(default = "default_grace")]
     #[schemars(range(min = 0, max = 3600))]
     pub termination_grace_period_seconds: i64,

@@ -48,10 +48,10 @@ impl<'a> Executor<'a> {
             Action::CreatePod(pod) => self.create(&self.pods, "Pod", pod.as_ref()).await,
             Action::DeletePod(target) => delete(&self.pods, "Pod", target).await,
             Action::CreateMicroVM(vm) => self.create(&self.microvms, "MicroVM", vm.as_ref()).await,
-            Action::SetPowerState(target, state) => {
+            Action::Adjust(target, adjustable) => {
                 let patch = json!({
                     "metadata": {"uid": target.uid},
-                    "spec": {"powerState": state},
+                    "spec": adjustable,
                 });
                 let patched = self.microvms.patch(&target.name, &params(), &Patch::Merge(patch)).await;
                 done(patched, format!("patch MicroVM {}", target.name))

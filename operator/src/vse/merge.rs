@@ -35,8 +35,6 @@ pub struct ResolvedSpec {
     pub affinity: Option<Affinity>,
     /// PriorityClass.
     pub priority_class_name: Option<String>,
-    /// Seconds the guest may take to shut down.
-    pub termination_grace_period_seconds: i64,
 }
 
 /// Merges a VSE's spec with the profile it names.
@@ -66,7 +64,6 @@ pub fn merge(spec: &VSESpec, profile: Option<&VSEProfile>) -> Result<ResolvedSpe
         tolerations: spec.tolerations.clone(),
         affinity: spec.affinity.clone(),
         priority_class_name: spec.priority_class_name.clone(),
-        termination_grace_period_seconds: spec.termination_grace_period_seconds,
     })
 }
 

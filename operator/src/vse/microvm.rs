@@ -3,6 +3,7 @@
 use crate::vse::names;
 use crate::vse::order::Order;
 use kube::ResourceExt;
+use serde::Serialize;
 use vse_crds::{Boot, MicroVM, MicroVMNetwork, MicroVMSpec, PowerState, VSE, VSESpec, labels};
 
 /// The pod an order goes to.
@@ -16,11 +17,38 @@ pub struct Placement {
     pub node_name: String,
 }
 
+/// What of an order can change while its guest lives: everything of a VSE's spec that is not in a
+/// [`ResolvedSpec`](crate::vse::merge::ResolvedSpec), `runStrategy` apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Adjustable {
+    /// What a guest that is meant to run should be doing.
+    pub power_state: PowerState,
+    /// Seconds it may take to shut down.
+    pub termination_grace_period_seconds: i64,
+}
+
+impl Adjustable {
+    /// As a VSE asks for it.
+    pub fn wanted(spec: &VSESpec) -> Self {
+        Self {
+            power_state: if spec.paused { PowerState::Paused } else { PowerState::Running },
+            termination_grace_period_seconds: spec.termination_grace_period_seconds,
+        }
+    }
+
+    /// As an order has it.
+    pub fn ordered(spec: &MicroVMSpec) -> Self {
+        Self { power_state: spec.power_state, termination_grace_period_seconds: spec.termination_grace_period_seconds }
+    }
+}
+
 /// The MicroVM of an incarnation.
 pub fn build(vse: &VSE, incarnation: i64, order: &Order, placement: &Placement) -> MicroVM {
     let mut metadata = names::metadata(vse, incarnation);
     metadata.finalizers = Some(vec![labels::FINALIZER.to_owned()]);
     let system = &order.spec.system;
+    let Adjustable { power_state, termination_grace_period_seconds } = Adjustable::wanted(&vse.spec);
     let Placement { pod_name, pod_uid, node_name } = placement.clone();
     MicroVM {
         metadata,
@@ -31,7 +59,7 @@ pub fn build(vse: &VSE, incarnation: i64, order: &Order, placement: &Placement) 
             node_name,
             pod_name,
             pod_uid,
-            power_state: power_state(&vse.spec),
+            power_state,
             engine: order.choice.engine.as_str().to_owned(),
             accelerator: order.choice.accelerator,
             machine: order.spec.machine.clone(),
@@ -45,13 +73,8 @@ pub fn build(vse: &VSE, incarnation: i64, order: &Order, placement: &Placement) 
             disks: order.storage.iter().map(|s| s.disk()).collect(),
             network: order.spec.networks.first().map(|network| MicroVMNetwork { ports: network.ports.clone() }),
             cloud_init: system.cloud_init.clone(),
-            termination_grace_period_seconds: order.spec.termination_grace_period_seconds,
+            termination_grace_period_seconds,
         },
         status: None,
     }
-}
-
-/// What a guest that is meant to run should be doing.
-pub fn power_state(spec: &VSESpec) -> PowerState {
-    if spec.paused { PowerState::Paused } else { PowerState::Running }
 }

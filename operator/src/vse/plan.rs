@@ -8,7 +8,7 @@ use crate::vse::choose::Choice;
 use crate::vse::exit;
 use crate::vse::fingerprint::{self, Fingerprint, fingerprint};
 use crate::vse::life::{Life, is_released, is_stray};
-use crate::vse::microvm::{self, Placement};
+use crate::vse::microvm::{self, Adjustable, Placement};
 use crate::vse::names;
 use crate::vse::observe::Observed;
 use crate::vse::order::{self, Order};
@@ -22,7 +22,7 @@ use crate::vse::trouble::{Trouble, host_trouble, launch_trouble};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
-use vse_crds::{EngineName, ExitRecord, MicroVM, MicroVMPhase, PowerState, RunStrategy, VSEStatus, labels};
+use vse_crds::{EngineName, ExitRecord, MicroVM, MicroVMPhase, RunStrategy, VSEStatus, labels};
 
 /// One call to the API server.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,8 +37,8 @@ pub enum Action {
     DeletePod(Target),
     /// Create the MicroVM of the claimed incarnation.
     CreateMicroVM(Box<MicroVM>),
-    /// Let a guest run, or pause it.
-    SetPowerState(Target, PowerState),
+    /// Change what of an order can change while its guest lives.
+    Adjust(Target, Adjustable),
     /// Delete a MicroVM: its node runtime shuts the guest down.
     DeleteMicroVM(Target),
     /// Remove the finalizer of a deleted MicroVM whose host holds nothing of it.
@@ -193,6 +193,7 @@ fn waiting_for_host(seen: &Observed, status: VSEStatus, pod: &PodFacts<'_>) -> P
 /// The guest was ordered: end it when it should not run, else see that it does as asked.
 fn placed(seen: &Observed, status: VSEStatus, vm: &MicroVM, pod: Option<&Pod>, halted: bool) -> Plan {
     let mut actions = stray_pod(seen, vm);
+    actions.extend(adjust(seen, vm));
     let restart = restart_wanted(seen, Some(vm), pod) || (!has_started(vm) && !changed_fields(seen, pod).is_empty());
     let deleting = vm.metadata.deletion_timestamp.is_some();
     if halted || restart || deleting {
@@ -205,10 +206,6 @@ fn placed(seen: &Observed, status: VSEStatus, vm: &MicroVM, pod: Option<&Pod>, h
             "the guest is being shut down; another incarnation follows"
         };
         return Plan::of(seen, status, actions, Situation::Stopping(why.into()));
-    }
-    let power_state = microvm::power_state(&seen.vse.spec);
-    if vm.spec.power_state != power_state {
-        actions.push(Action::SetPowerState(Target::of(vm), power_state));
     }
     match vm.status.as_ref().and_then(|status| status.phase) {
         Some(MicroVMPhase::Running | MicroVMPhase::Paused) => {
@@ -245,6 +242,11 @@ fn ended(seen: &Observed, mut status: VSEStatus, exit: ExitRecord, recorded: boo
         status.last_exit = Some(exit.clone());
     }
     let strategy = seen.vse.spec.run_strategy;
+    let stray = seen.microvm(incarnation).map(|vm| stray_pod(seen, vm)).unwrap_or_default();
+    if !stray.is_empty() {
+        let why = "a pod that no guest was ordered in is being deleted".to_owned();
+        return Plan::of(seen, status, stray, Situation::Stopping(why));
+    }
     if strategy == RunStrategy::Halted {
         let actions = if recorded { clear(seen, incarnation) } else { Vec::new() };
         return Plan::of(seen, status, actions, Situation::Halted);
@@ -301,6 +303,7 @@ fn clear(seen: &Observed, incarnation: i64) -> Vec<Action> {
         return pod.map(|pod| delete_pod(pod)).unwrap_or_default();
     };
     let mut actions = stray_pod(seen, vm);
+    actions.extend(adjust(seen, vm));
     let deleting = vm.metadata.deletion_timestamp.is_some();
     if !deleting {
         actions.push(Action::DeleteMicroVM(Target::of(vm.as_ref())));
@@ -313,6 +316,12 @@ fn clear(seen: &Observed, incarnation: i64) -> Vec<Action> {
         }
     }
     actions
+}
+
+/// Has the order follow the spec in what can change while the guest lives, also while it is shutting down.
+fn adjust(seen: &Observed, vm: &MicroVM) -> Option<Action> {
+    let wanted = Adjustable::wanted(&seen.vse.spec);
+    (!is_released(vm) && Adjustable::ordered(&vm.spec) != wanted).then(|| Action::Adjust(Target::of(vm), wanted))
 }
 
 /// Whether a process of the incarnation may be left.

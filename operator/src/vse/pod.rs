@@ -56,7 +56,7 @@ pub fn build(vse: &VSE, incarnation: i64, order: &Order, images: &Images) -> Pod
             volumes: Some(volumes(order, images)),
             hostname: Some(hostname(&vse.name_any())),
             restart_policy: Some("Never".into()),
-            termination_grace_period_seconds: Some(spec.termination_grace_period_seconds + GRACE_BEYOND_GUEST),
+            termination_grace_period_seconds: Some(vse.spec.termination_grace_period_seconds + GRACE_BEYOND_GUEST),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             security_context: Some(PodSecurityContext {

@@ -2,11 +2,15 @@
 
 use super::sim::World;
 use crate::vse::events::events;
+use crate::vse::plan::Target;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateWaiting, ContainerStatus, PodCondition, PodStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
-use vse_crds::{ExitReason, RunStrategy, VSEPhase, VSEStatus, condition, labels, vse_conditions};
+use vse_crds::{
+    EngineChoice, ExitReason, RunStrategy, VSEPhase, VSESpec, VSEStatus, condition, labels, vse_conditions,
+};
 
 fn running() -> World {
     let mut world = World::new();
@@ -159,6 +163,109 @@ fn a_changed_spec_waits_for_a_restart_and_says_what_changed() {
     world.settle();
     let required = reason(&world.status(), vse_conditions::RESTART_REQUIRED);
     assert_eq!(required, "False AsSpecified");
+}
+
+#[test]
+fn a_pod_made_by_an_operator_with_an_old_view_goes() {
+    let mut world = World::new();
+    world.vse(|vse| vse.spec.run_strategy = RunStrategy::Once);
+    operate(&mut world);
+    // The other operator sees the claim, and neither pod nor MicroVM.
+    world.catch_up(1, [255, 0, 0]);
+    world.schedule();
+    operate(&mut world);
+    let pod = &world.objects().pods["demo-1"];
+    let own = Target { name: pod.name_any(), uid: pod.uid().unwrap() };
+    world.delete_pod(&own);
+    world.kubelet();
+    world.kubelet();
+    assert!(world.objects().pods.is_empty());
+    world.pass(1, usize::MAX);
+    assert_ne!(world.objects().pods["demo-1"].uid().unwrap(), own.uid);
+    world.settle();
+    assert_eq!(world.status().phase, Some(VSEPhase::Failed));
+    assert!(world.objects().pods.is_empty(), "a pod without a guest is left");
+}
+
+#[test]
+fn the_grace_period_follows_the_spec_at_once() {
+    let mut world = running();
+    let grace = |world: &World| world.objects().vms["demo-1"].spec.termination_grace_period_seconds;
+    world.vse(|vse| vse.spec.termination_grace_period_seconds = 5);
+    world.settle();
+    assert_eq!(grace(&world), 5);
+    assert_eq!(reason(&world.status(), vse_conditions::RESTART_REQUIRED), "False AsSpecified");
+    // Also while the guest is shutting down, for a stop or for good.
+    world.vse(|vse| vse.spec.run_strategy = RunStrategy::Halted);
+    operate(&mut world);
+    world.vse(|vse| vse.spec.termination_grace_period_seconds = 4);
+    operate(&mut world);
+    assert_eq!(grace(&world), 4);
+    let now = Time(world.now);
+    world.vse(|vse| vse.metadata.deletion_timestamp = Some(now));
+    world.vse(|vse| vse.spec.termination_grace_period_seconds = 3);
+    operate(&mut world);
+    assert_eq!(grace(&world), 3);
+}
+
+/// An affinity.
+const AFFINITY: &str = "
+nodeAffinity:
+  requiredDuringSchedulingIgnoredDuringExecution:
+    nodeSelectorTerms: [{matchExpressions: [{key: zone, operator: Exists}]}]
+";
+
+/// Changes one field of a spec.
+type Change = fn(&mut VSESpec);
+
+/// The fields of a spec that a running guest can't follow, changed; the pattern has every field, so that a new one is
+/// not forgotten.
+fn fields_of_an_incarnation() -> Vec<(&'static str, Change)> {
+    let VSESpec {
+        // What a profile gives counts, not its name; the next three are acted on at once.
+        profile_name: _,
+        run_strategy: _,
+        paused: _,
+        termination_grace_period_seconds: _,
+        engine: _,
+        system: _,
+        machine: _,
+        disks: _,
+        volumes: _,
+        networks: _,
+        node_selector: _,
+        tolerations: _,
+        affinity: _,
+        priority_class_name: _,
+    } = super::vse().spec;
+    vec![
+        ("spec.engine", |spec| spec.engine = Some(EngineChoice::Qemu)),
+        ("spec.system.image", |spec| spec.system.image = "example.org/other:1".into()),
+        ("spec.machine.memory.guest", |spec| spec.machine.memory.guest = Some(Quantity("1Gi".into()))),
+        ("spec.volumes", |spec| spec.volumes = vec![super::from_yaml("{name: data, emptyDisk: {capacity: 1Gi}}")]),
+        ("spec.disks", |spec| {
+            spec.volumes = vec![super::from_yaml("{name: data, emptyDisk: {capacity: 1Gi}}")];
+            spec.disks = vec![super::from_yaml("{name: data, readOnly: true}")];
+        }),
+        ("spec.networks", |spec| spec.networks[0].ports = vec![super::from_yaml("{port: 80}")]),
+        ("spec.nodeSelector.zone", |spec| drop(spec.node_selector.insert("zone".into(), "a".into()))),
+        ("spec.tolerations", |spec| spec.tolerations = vec![super::from_yaml("{key: spot, operator: Exists}")]),
+        ("spec.affinity", |spec| spec.affinity = Some(super::from_yaml(AFFINITY))),
+        ("spec.priorityClassName", |spec| spec.priority_class_name = Some("high".into())),
+    ]
+}
+
+#[test]
+fn what_waits_for_a_restart_says_so() {
+    for (path, change) in fields_of_an_incarnation() {
+        let mut world = running();
+        world.vse(|vse| change(&mut vse.spec));
+        world.settle();
+        let status = world.status();
+        let required = condition::find(&status.conditions, vse_conditions::RESTART_REQUIRED).unwrap();
+        assert!(required.status == "True" && required.message.contains(path), "{path}: {}", required.message);
+        assert_eq!(reason(&status, vse_conditions::READY), "True Running", "{path}");
+    }
 }
 
 #[test]
