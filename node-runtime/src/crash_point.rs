@@ -47,6 +47,11 @@ pub enum Step {
 }
 
 impl Step {
+    /// Every step, in order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::value_variants().iter().copied()
+    }
+
     /// Name of the file that arms it, for example `order-sent`.
     pub fn name(self) -> String {
         // No variant is skipped, so each has a value.
@@ -96,8 +101,8 @@ mod tests {
     #[test]
     fn nothing_is_armed_without_the_directory() {
         let points = CrashPoints::of(Path::new("/nonexistent/crash-after"));
-        for step in Step::value_variants() {
-            points.after(*step);
+        for step in Step::all() {
+            points.after(step);
         }
     }
 }

@@ -33,6 +33,8 @@ evictionHard:
   imagefs.inodesFree: 1%
 imageGCHighThresholdPercent: 100
 serializeImagePulls: false
+# Scenarios kill components again and again: they wait for the next life, not for its delay.
+crashLoopBackOff: { maxContainerRestartPeriod: 1s }
 # No cluster DNS: pods get the node's resolver, which names none.
 resolvConf: /etc/resolv.conf
 volumePluginDir: /var/lib/kubelet/volume-plugins

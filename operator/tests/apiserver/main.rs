@@ -8,7 +8,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod actors;
+mod failover;
 mod operator;
+mod orphans;
+mod process;
 mod server;
 
 use actors::Actors;

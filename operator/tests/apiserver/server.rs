@@ -4,20 +4,38 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::PostParams;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, ResourceExt};
+use serde_json::{Value, json};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The token the test knocks with.
-const TOKEN: &str = "test";
+/// Who knocks: the test itself, then operators that run as programs of their own. Each one's token is its name.
+const USERS: [&str; 5] = ["test", "first", "second", "third", "fourth"];
+/// Every write is logged once, when it is done.
+const AUDIT_POLICY: &str = r#"{
+    "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "None", "verbs": ["get", "list", "watch"]},
+        {"level": "Metadata"}
+    ]
+}"#;
 
 /// A running API server.
 pub(crate) struct Server {
     client: Client,
+    url: String,
     processes: Vec<Child>,
-    _dir: TempDir,
+    dir: TempDir,
+}
+
+/// A write that was done.
+pub(crate) struct Write {
+    /// Whose.
+    pub user: String,
+    /// `patch vses/status name`
+    pub what: String,
 }
 
 impl Server {
@@ -42,7 +60,9 @@ impl Server {
         )];
         let key = service_account_key(path);
         let tokens = path.join("tokens.csv");
-        std::fs::write(&tokens, format!("{TOKEN},test,test,system:masters\n")).unwrap();
+        std::fs::write(&tokens, USERS.map(|user| format!("{user},{user},{user},system:masters\n")).concat()).unwrap();
+        let policy = path.join("audit-policy.json");
+        std::fs::write(&policy, AUDIT_POLICY).unwrap();
         processes.push(spawn(
             path,
             "kube-apiserver",
@@ -53,17 +73,20 @@ impl Server {
                 ("cert-dir", &text(&path.join("certificates"))),
                 ("authorization-mode", "AlwaysAllow"),
                 ("token-auth-file", &text(&tokens)),
+                ("audit-policy-file", &text(&policy)),
+                ("audit-log-path", &text(&path.join("audit.log"))),
                 ("service-account-issuer", "https://test"),
                 ("service-account-key-file", &key),
                 ("service-account-signing-key-file", &key),
                 ("disable-admission-plugins", "ServiceAccount"),
             ],
         ));
-        let mut config = Config::new(url("https", api).parse().unwrap());
+        let url = url("https", api);
+        let mut config = Config::new(url.parse().unwrap());
         config.accept_invalid_certs = true;
-        config.auth_info.token = Some(TOKEN.to_owned().into());
+        config.auth_info.token = Some(USERS[0].to_owned().into());
         let client = Client::try_from(config).unwrap();
-        let server = Server { client, processes, _dir: dir };
+        let server = Server { client, url, processes, dir };
         server.wait_ready().await;
         server.install().await;
         server
@@ -72,6 +95,25 @@ impl Server {
     /// A client with all rights.
     pub(crate) fn client(&self) -> Client {
         self.client.clone()
+    }
+
+    /// A kubeconfig with all rights, for a program that is known by that name.
+    pub(crate) fn kubeconfig(&self, user: &str) -> PathBuf {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": self.url, "insecure-skip-tls-verify": true}}],
+            "users": [{"name": user, "user": {"token": user}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
+        });
+        let path = self.dir.path().join(format!("{user}.kubeconfig"));
+        std::fs::write(&path, config.to_string()).unwrap();
+        path
+    }
+
+    /// What operators with a name of their own have written, in order; leases and Events apart.
+    pub(crate) fn writes(&self) -> Vec<Write> {
+        let log = std::fs::read_to_string(self.dir.path().join("audit.log")).unwrap();
+        log.lines().filter_map(|line| write(&serde_json::from_str(line).unwrap())).collect()
     }
 
     async fn wait_ready(&self) {
@@ -106,6 +148,15 @@ impl Drop for Server {
             let _ = process.wait();
         }
     }
+}
+
+fn write(entry: &Value) -> Option<Write> {
+    let user = entry["user"]["username"].as_str().filter(|user| USERS[1..].contains(user))?;
+    let object = &entry["objectRef"];
+    let text = |field: &str| object[field].as_str().unwrap_or_default();
+    let done = entry["responseStatus"]["code"].as_u64()? < 300;
+    let what = format!("{} {}/{} {}", entry["verb"], text("resource"), text("subresource"), text("name"));
+    (done && !["events", "leases"].contains(&text("resource"))).then(|| Write { user: user.to_owned(), what })
 }
 
 fn spawn(dir: &Path, program: &str, flags: &[(&str, &str)]) -> Child {

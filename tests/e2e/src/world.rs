@@ -154,7 +154,7 @@ impl World {
     }
 
     /// Waits until one VSE, or all of them, and their pods and MicroVMs are gone.
-    async fn until_gone(&self, name: Option<&str>) -> Result<()> {
+    pub async fn until_gone(&self, name: Option<&str>) -> Result<()> {
         let of = name.map_or(labels::VSE.to_owned(), |name| format!("{}={name}", labels::VSE));
         let owned = ListParams::default().labels(&of);
         let what = format!("{} and all of it is gone", name.unwrap_or("every VSE"));
