@@ -1,0 +1,120 @@
+# One virtual bare-metal host, seen from outside: a directory with its disk, and a QEMU that
+# emulates a server with two sockets, a NUMA cell each, IOMMU, SVM, and cards for guests.
+# Sourced, after image.sh.
+#
+#   DIRECTORY/root/       what is put on its disk at host_disk, over the shared root
+#   DIRECTORY/disk.img    its own disk, ext4; all it ever writes
+#   DIRECTORY/nvme.img    what its NVMe controller holds
+#   DIRECTORY/console     its serial console so far
+#   DIRECTORY/{qmp,ssh}   sockets: QEMU's monitor, open connection
+#   DIRECTORY/key         the SSH key that root on it takes
+# shellcheck shell=bash
+
+lab_cpus=${LAB_CPUS:-8}
+lab_memory=${LAB_MEMORY:-5120}
+
+# Makes the disk of a host from DIRECTORY/root, with a way in for us: host_disk DIRECTORY
+host_disk() {
+    local upper=$1/root
+    mkdir -p "$upper/etc/ssh" "$upper/root/.ssh" "$1/content"
+    ssh-keygen -q -t ed25519 -N '' -C lab -f "$1/key"
+    ssh-keygen -q -t ed25519 -N '' -C lab -f "$upper/etc/ssh/ssh_host_ed25519_key"
+    cp "$1/key.pub" "$upper/root/.ssh/authorized_keys"
+    chmod 700 "$upper/root" "$upper/root/.ssh"
+    mv "$upper" "$1/content/upper"
+    truncate -s 24G "$1/disk.img"
+    mke2fs -q -F -t ext4 -E lazy_itable_init=1,root_owner=0:0 -d "$1/content" "$1/disk.img"
+    rm -rf "$1/content"
+    truncate -s 256M "$1/nvme.img"
+}
+
+# Becomes the QEMU of a host, by way of the words of $host_prefix. Its card to the control plane
+# is plugged into the netdev `host`, which the arguments must give, and has the address $HOST_MAC.
+# $HOST_APPEND goes to the end of the kernel's command line: host_exec DIRECTORY QEMU_ARGUMENT...
+host_exec() {
+    local tree=$lab_qemu half=$((lab_memory / 2)) last=$((lab_cpus - 1)) middle=$((lab_cpus / 2))
+    cd "$1" || exit
+    shift
+    rm -f qmp ssh
+    exec "${host_prefix[@]}" "$tree/lib64/ld-linux-x86-64.so.2" --library-path "$tree/usr/lib/x86_64-linux-gnu" \
+        "$tree/usr/bin/qemu-system-x86_64" -L "$tree/usr/share/qemu" -L "$tree/usr/share/seabios" \
+        -M q35,kernel-irqchip=split -accel tcg,thread=multi -cpu max \
+        -smp "$lab_cpus,sockets=2,cores=$middle,threads=1" -m "$lab_memory" \
+        -object "memory-backend-ram,id=cell0,size=${half}M" -object "memory-backend-ram,id=cell1,size=${half}M" \
+        -numa "node,nodeid=0,cpus=0-$((middle - 1)),memdev=cell0" \
+        -numa "node,nodeid=1,cpus=$middle-$last,memdev=cell1" -numa dist,src=0,dst=1,val=21 \
+        -device intel-iommu,intremap=on,caching-mode=on \
+        -nodefaults -no-reboot -display none -serial file:console \
+        -qmp unix:qmp,server=on,wait=off \
+        -kernel "$lab_host/kernel" -initrd "$lab_host/initrd" \
+        -append "console=ttyS0 root=/dev/vda ro init=/usr/sbin/lab-init intel_iommu=on iommu=pt quiet panic=-1 ${HOST_APPEND:-}" \
+        -drive "file=$lab_host/root.img,format=raw,if=none,id=root,readonly=on" \
+        -device virtio-blk-pci,drive=root,serial=root,addr=0x2 \
+        -drive file=disk.img,format=raw,if=none,id=disk,cache=unsafe,discard=unmap \
+        -device virtio-blk-pci,drive=disk,serial=disk,addr=0x3 \
+        -device virtio-net-pci,netdev=host,id=host0,romfile=,addr=0x4,mac="${HOST_MAC:-52:54:00:00:00:01}" \
+        -device virtio-rng-pci,addr=0x5 \
+        "$@"
+}
+
+# The arguments of the cards for guests, each on the netdev of its name, one a line. The e1000
+# shares its IOMMU group with a device of the host's own: host_cards MAC_PREFIX
+host_cards() {
+    cat <<ARGUMENTS
+-device
+e1000e,netdev=wire0,id=e1000e0,romfile=,addr=0x8,mac=$1:10
+-device
+e1000e,netdev=wire1,id=e1000e1,romfile=,addr=0x9,mac=$1:11
+-device
+igb,netdev=wire2,id=igb0,romfile=,addr=0xa,mac=$1:12
+-drive
+file=nvme.img,format=raw,if=none,id=nvme,cache=unsafe
+-device
+nvme-subsys,id=subsystem
+-device
+nvme,id=nvme0,serial=lab,subsys=subsystem,addr=0xb,sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2,max_ioqpairs=6,msix_qsize=9
+-device
+nvme-ns,drive=nvme,shared=on
+-device
+pcie-pci-bridge,id=pci,addr=0xc
+-device
+e1000,netdev=wire3,id=e1000,romfile=,bus=pci,addr=0x1,mac=$1:13
+-device
+virtio-balloon-pci,bus=pci,addr=0x2
+ARGUMENTS
+}
+
+# Runs a command on a host, as root there: host_ssh DIRECTORY ADDRESS[:PORT] COMMAND...
+host_ssh() {
+    local directory=$1 at=$2
+    shift 2
+    (
+        cd "$directory" &&
+            exec ssh -F none -i key -p "${at#*:}" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
+                -o LogLevel=ERROR -o ServerAliveInterval=20 -o ServerAliveCountMax=6 \
+                -o ControlPath=ssh "root@${at%:*}" "$@"
+    )
+}
+
+# Gives QEMU one QMP command and prints its answer, JSON: host_qmp DIRECTORY COMMAND
+host_qmp() (
+    local answer answers=0
+    cd "$1" || exit
+    coproc SOCKET { exec socat - UNIX-CONNECT:qmp; }
+    printf '%s\n' '{"execute":"qmp_capabilities"}' "$2" >&"${SOCKET[1]}"
+    while IFS= read -r -t 10 answer <&"${SOCKET[0]}"; do
+        [[ $answer == *'"return"'* || $answer == *'"error"'* ]] || continue
+        ((++answers == 2)) || continue
+        printf '%s\n' "$answer"
+        break
+    done
+    kill "$SOCKET_PID"
+    ((answers == 2)) && [[ $answer != *'"error"'* ]]
+)
+
+# Gives QEMU's human monitor a command and prints what it says: host_monitor DIRECTORY COMMAND
+host_monitor() {
+    local command
+    command=$(jq -cn --arg line "$2" '{execute: "human-monitor-command", arguments: {"command-line": $line}}')
+    host_qmp "$1" "$command" | jq -r .return | tr -d '\r'
+}
