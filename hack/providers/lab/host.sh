@@ -38,7 +38,7 @@ host_exec() {
     rm -f qmp ssh
     exec "${host_prefix[@]}" "$tree/lib64/ld-linux-x86-64.so.2" --library-path "$tree/usr/lib/x86_64-linux-gnu" \
         "$tree/usr/bin/qemu-system-x86_64" -L "$tree/usr/share/qemu" -L "$tree/usr/share/seabios" \
-        -M q35,kernel-irqchip=split -accel tcg,thread=multi -cpu max \
+        -M q35,kernel-irqchip=split,sata=off,smbus=off -accel tcg,thread=multi -cpu max \
         -smp "$lab_cpus,sockets=2,cores=$middle,threads=1" -m "$lab_memory" \
         -object "memory-backend-ram,id=cell0,size=${half}M" -object "memory-backend-ram,id=cell1,size=${half}M" \
         -numa "node,nodeid=0,cpus=0-$((middle - 1)),memdev=cell0" \
@@ -47,7 +47,7 @@ host_exec() {
         -nodefaults -no-reboot -display none -serial file:console \
         -qmp unix:qmp,server=on,wait=off \
         -kernel "$lab_host/kernel" -initrd "$lab_host/initrd" \
-        -append "console=ttyS0 root=/dev/vda ro init=/usr/sbin/lab-init intel_iommu=on iommu=pt quiet panic=-1 ${HOST_APPEND:-}" \
+        -append "console=ttyS0 intel_iommu=on iommu=pt mitigations=off apparmor=0 tsc=reliable quiet panic=-1 ${HOST_APPEND:-}" \
         -drive "file=$lab_host/root.img,format=raw,if=none,id=root,readonly=on" \
         -device virtio-blk-pci,drive=root,serial=root,addr=0x2 \
         -drive file=disk.img,format=raw,if=none,id=disk,cache=unsafe,discard=unmap \

@@ -37,7 +37,7 @@ lab_pack_host() {
     mkdir "$1/root"
     tar -xf "$1/tree.tar" -C "$1/root" --numeric-owner
     cp -L "$1/root/boot/vmlinuz" "$1/kernel"
-    cp -L "$1/root/boot/initrd.img" "$1/initrd"
+    cp "$1/root/boot/lab-initrd.img" "$1/initrd"
     truncate -s 4G "$1/root.img"
     mke2fs -q -F -t ext4 -O ^has_journal -d "$1/root" "$1/root.img"
     rm -rf "$1/root"
