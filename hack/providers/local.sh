@@ -9,6 +9,8 @@
 # shellcheck shell=bash
 
 local=$VSE_ROOT/hack/providers/local
+# Seconds that a node may take over a step of its start.
+patience=120
 for part in addresses cgroup pki image node-config machine; do
     # shellcheck source=/dev/null
     . "$local/$part.sh"
@@ -90,22 +92,31 @@ nodes_up() {
     for ((i = 1; i <= NODES; i++)); do node_create "$i"; done
     for node in $(nodes); do node_start "$node"; done
     for node in $(nodes); do
-        wait_for 120 "containerd on $node" machine_exec "$node" ctr version
+        node_reach "$node"
+        wait_for "$patience" "containerd on $node" node_run "$node" ctr version
     done
     load "$CLUSTER/pause.tar"
     for node in $(nodes); do node_wait "$node"; done
 }
 
 node_create() {
+    machine_create "node-$1" "$(node_ip "$1")" node kubernetes containerd
+    node_files "$1"
+}
+
+# What kubelet and the programs beside it read: node_files NUMBER
+node_files() {
     local name=node-$1 etc=$machines/node-$1/root/etc
-    machine_create "$name" "$(node_ip "$1")" node kubernetes containerd
-    mkdir -p "$etc/containerd" "$etc/cni/net.d"
+    mkdir -p "$etc/kubernetes" "$etc/containerd" "$etc/cni/net.d"
     cp "$pki/ca.crt" "$etc/kubernetes/"
     cp "$pki/$name.crt" "$etc/kubernetes/kubelet.crt"
     cp "$pki/$name.key" "$etc/kubernetes/kubelet.key"
     pki_kubeconfig "$name" >"$etc/kubernetes/kubelet.kubeconfig"
     pki_kubeconfig kube-proxy >"$etc/kubernetes/kube-proxy.kubeconfig"
-    kubelet_config "$name" "$(node_ip "$1")" "$cluster_id/$name" >"$etc/kubernetes/kubelet.yaml"
+    {
+        kubelet_config "$(node_ip "$1")"
+        kubelet_resources "$name"
+    } >"$etc/kubernetes/kubelet.yaml"
     kube_proxy_config >"$etc/kubernetes/kube-proxy.yaml"
     containerd_config >"$etc/containerd/config.toml"
     cni_config "$(node_pods "$1")" >"$etc/cni/net.d/10-pods.conflist"
@@ -121,13 +132,19 @@ node_start() {
     nsenter --target "$control" --net ip link set "$1" master br0 up
 }
 
+# Waits until commands can be run on a node that was started.
+node_reach() { :; }
+
+# Runs a command as root on a node: node_run NODE COMMAND...
+node_run() { machine_exec "$@"; }
+
 kubelet_wait() {
-    wait_for 120 "kubelet of $1" machine_exec "$1" bash -c ': </dev/tcp/127.0.0.1/10248'
+    wait_for "$patience" "kubelet of $1" node_run "$1" bash -c ': </dev/tcp/127.0.0.1/10248'
 }
 
 node_wait() {
-    wait_for 120 "node $1 to register" kubectl get node "$1"
-    kubectl wait --for=condition=Ready "node/$1" --timeout=120s >/dev/null
+    wait_for "$patience" "node $1 to register" kubectl get node "$1"
+    kubectl wait --for=condition=Ready "node/$1" --timeout="${patience}s" >/dev/null
 }
 
 down() {
@@ -136,7 +153,7 @@ down() {
     ! ip link show "$cluster_id" >/dev/null 2>&1 || ip link del "$cluster_id"
     found=$(leftovers)
     [[ -z $found ]] || die "still there:"$'\n'"$found"
-    rm -rf "${CLUSTER:?}"/{machines,volumes,pki,kubeconfig,nodes,net,routes,complete,pause.tar,provider}
+    rm -rf "${CLUSTER:?}"/{machines,volumes,archives,pki,kubeconfig,nodes,net,routes,complete,pause.tar,provider}
 }
 
 leftovers() {
@@ -171,24 +188,27 @@ node_load() {
     local name digest
     read -r name digest < <(tar -xOf "$2" --occurrence=1 index.json |
         jq -r '.manifests[0] | "\(.annotations["io.containerd.image.name"]) \(.digest)"')
-    [[ $(machine_exec "$1" ctr -n k8s.io images ls "name==$name") == *" $digest "* ]] ||
-        machine_exec "$1" ctr -n k8s.io images import - <"$2" >/dev/null
+    [[ $(node_run "$1" ctr -n k8s.io images ls "name==$name") == *" $digest "* ]] || node_import "$@"
+}
+
+node_import() { # NODE ARCHIVE
+    node_run "$1" ctr -n k8s.io images import - <"$2" >/dev/null
 }
 
 node_exec() {
     known_node "$1"
-    machine_exec "$@"
+    node_run "$@"
 }
 
 restart_kubelet() {
     known_node "$1"
-    machine_restart_service "$1" kubelet
+    restart_service node_run "$1" kubelet
     kubelet_wait "$1"
 }
 
 # Without ado: asked politely, it drains open requests for up to a minute first.
 restart_apiserver() {
-    machine_restart_service control kube-apiserver KILL
+    restart_service machine_exec control kube-apiserver KILL
     wait_for 180 "the API server to be ready" kubectl get --raw /readyz
 }
 
@@ -202,6 +222,7 @@ start_node() {
     machine_pid "$1" >/dev/null && die "node $1 runs already"
     cgroup_remove "$cluster_id/$1"
     node_start "$1"
+    node_reach "$1"
     # The API server may not have noticed yet that it was gone.
     kubelet_wait "$1"
     node_wait "$1"

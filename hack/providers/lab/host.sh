@@ -84,6 +84,17 @@ virtio-balloon-pci,bus=pci,addr=0x2
 ARGUMENTS
 }
 
+# The arguments that show a host a directory of this machine's, one a line; PCI_SLOT from 0x10:
+# host_share DIRECTORY PATH_THERE PCI_SLOT
+host_share() {
+    cat <<ARGUMENTS
+-fsdev
+local,id=share$3,path=$1,security_model=none,multidevs=remap
+-device
+virtio-9p-pci,fsdev=share$3,mount_tag=$2,addr=$3
+ARGUMENTS
+}
+
 # Runs a command on a host, as root there: host_ssh DIRECTORY ADDRESS[:PORT] COMMAND...
 host_ssh() {
     local directory=$1 at=$2
@@ -91,7 +102,7 @@ host_ssh() {
     (
         cd "$directory" &&
             exec ssh -F none -i key -p "${at#*:}" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null \
-                -o LogLevel=ERROR -o ServerAliveInterval=20 -o ServerAliveCountMax=6 \
+                -o LogLevel=ERROR -o ConnectTimeout=10 -o ServerAliveInterval=20 -o ServerAliveCountMax=6 \
                 -o ControlPath=ssh "root@${at%:*}" "$@"
     )
 }

@@ -50,3 +50,19 @@ lab_assets() {
     [[ -d $lab_qemu ]] || step "QEMU that emulates hosts (once)" lab_provide engine-qemu lab_unpack_qemu
     [[ -d $lab_host ]] || step "system of the hosts (once; minutes)" lab_provide lab-host lab_pack_host
 }
+
+# Prints the disk of the programs of a node, /opt/tools there, made unless it is there.
+lab_tools() {
+    local disk=$VSE_CACHE/lab/tools-$kubernetes_version-$containerd_version.erofs work
+    if [[ ! -f $disk ]]; then
+        work=$(mktemp -d "$VSE_CACHE/lab/tools.XXXXXX")
+        mkdir -p "$work/tree/kubernetes" "$work/tree/containerd"
+        chmod 755 "$work/tree"
+        ln "$(tool_dir kubernetes)"/{kubelet,kube-proxy,kubectl} "$work/tree/kubernetes/"
+        ln "$(tool_dir containerd)"/* "$work/tree/containerd/"
+        mkfs.erofs -d0 --all-root "$work/disk" "$work/tree" >/dev/null
+        mv "$work/disk" "$disk"
+        rm -rf "$work"
+    fi
+    echo "$disk"
+}

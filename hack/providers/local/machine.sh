@@ -21,23 +21,29 @@ machine_pid() {
 
 # Makes the disk of a machine: machine_create NAME IP ROLE TOOL...
 machine_create() {
-    local directory=$machines/$1 root=$machines/$1/root name=$1 ip=$2 role=$3 tool
-    shift 3
-    mkdir -p "$directory/tools" "$root/etc/machine" "$root/etc/kubernetes" "$root/root" "$CLUSTER/logs/$name" "$CLUSTER/volumes"
+    local directory=$machines/$1 tool
+    machine_identity "$1" "$2" "$3"
+    mkdir -p "$directory/tools" "$directory/root/root"
+    for tool in "${@:4}"; do ln -sfn "$(tool_dir "$tool")" "$directory/tools/$tool"; done
+    cp -a /etc/{passwd,group,nsswitch.conf,ld.so.cache,alternatives} "$directory/root/etc/"
+}
+
+# Writes what makes a machine this one, whatever it runs in: machine_identity NAME IP ROLE
+machine_identity() {
+    local directory=$machines/$1 name=$1 ip=$2 role=$3 etc=$machines/$1/root/etc
+    mkdir -p "$etc/machine" "$etc/kubernetes" "$CLUSTER/logs/$name" "$CLUSTER/volumes"
     ln -sfn "$CLUSTER/logs/$name" "$directory/log"
     ln -sfn "$CLUSTER/volumes" "$directory/volumes"
-    for tool in "$@"; do ln -sfn "$(tool_dir "$tool")" "$directory/tools/$tool"; done
     local here=$VSE_ROOT/hack/providers/local
-    cp "$here/init.sh" "$root/etc/machine/init"
-    cp "$here/$role.sh" "$root/etc/machine/role"
-    cp "$CLUSTER/routes" "$root/etc/machine/routes"
+    cp "$here/init.sh" "$etc/machine/init"
+    cp "$here/$role.sh" "$etc/machine/role"
+    cp "$CLUSTER/routes" "$etc/machine/routes"
     printf 'name=%s net=%s ip=%s bridge=%s\n' "$name" "$net" "$ip" "$([[ $role == control ]] && echo yes)" \
-        >"$root/etc/machine/settings"
-    cp -a /etc/{passwd,group,nsswitch.conf,ld.so.cache,alternatives} "$root/etc/"
-    echo "$name" >"$root/etc/hostname"
-    printf '127.0.0.1 localhost\n%s %s\n' "$ip" "$name" >"$root/etc/hosts"
-    : >"$root/etc/resolv.conf"
-    printf '%s-%s' "$cluster_id" "$name" | md5sum | cut -c1-32 >"$root/etc/machine-id"
+        >"$etc/machine/settings"
+    echo "$name" >"$etc/hostname"
+    printf '127.0.0.1 localhost\n%s %s\n' "$ip" "$name" >"$etc/hosts"
+    : >"$etc/resolv.conf"
+    printf '%s-%s' "$cluster_id" "$name" | md5sum | cut -c1-32 >"$etc/machine-id"
 }
 
 # Powers a machine on: machine_start NAME
@@ -72,12 +78,12 @@ machine_exec() {
         nsenter --target "$pid" --mount --uts --ipc --net --pid "$@"
 }
 
-# Ends a service and waits until init has started it again, SIGNAL being TERM unless given:
-# machine_restart_service NAME SERVICE [SIGNAL]
-machine_restart_service() {
-    machine_exec "$1" bash -c '
+# Ends a service and waits until init has started it again, SIGNAL being TERM unless given; RUN
+# runs a command on a machine: restart_service RUN NAME SERVICE [SIGNAL]
+restart_service() {
+    "$1" "$2" bash -c '
         old=$(<"/run/services/$1")
         kill "-$2" "$old"
         until [[ $(<"/run/services/$1") != "$old" ]]; do sleep 0.1; done
-    ' restart "$2" "${3:-TERM}"
+    ' restart "$3" "${4:-TERM}"
 }

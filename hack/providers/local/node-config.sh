@@ -1,11 +1,11 @@
 # Configuration of a node's kubelet, containerd, CNI and kube-proxy, printed. Sourced.
 # shellcheck shell=bash
 
-kubelet_config() { # NAME IP CGROUP
+kubelet_config() { # IP
     cat <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-address: $2
+address: $1
 tlsCertFile: /etc/kubernetes/kubelet.crt
 tlsPrivateKeyFile: /etc/kubernetes/kubelet.key
 authentication:
@@ -15,22 +15,9 @@ authentication:
 authorization: { mode: Webhook }
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 cgroupDriver: cgroupfs
-cgroupRoot: /$3
-failCgroupV1: false
 failSwapOn: false
 maxPods: 110
-# The static policy keeps as many whole CPUs out of exclusive use as are reserved, here
-# one, while the scheduler may still give away all but a tenth of it to shared pods.
-cpuManagerPolicy: $(if (($(nproc) > 1)); then echo static; else echo none; fi)
-kubeReserved: { cpu: 100m }
-# Several nodes share one disk and one memory: leave them to the outer machine, and never
-# collect images, for there is no registry to pull them from again.
-evictionHard:
-  memory.available: 50Mi
-  nodefs.available: 1%
-  nodefs.inodesFree: 1%
-  imagefs.available: 1%
-  imagefs.inodesFree: 1%
+# Images are never collected, for there is no registry to pull them from again.
 imageGCHighThresholdPercent: 100
 serializeImagePulls: false
 # Scenarios kill components again and again: they wait for the next life, not for its delay.
@@ -41,20 +28,44 @@ volumePluginDir: /var/lib/kubelet/volume-plugins
 YAML
 }
 
+# What a node may give to pods, and from which group: kubelet_resources NAME
+kubelet_resources() {
+    cat <<YAML
+cgroupRoot: /$cluster_id/$1
+failCgroupV1: false
+# The static policy keeps as many whole CPUs out of exclusive use as are reserved, here
+# one, while the scheduler may still give away all but a tenth of it to shared pods.
+cpuManagerPolicy: $(if (($(nproc) > 1)); then echo static; else echo none; fi)
+kubeReserved: { cpu: 100m }
+# Several nodes share one disk and one memory: leave them to the outer machine.
+evictionHard:
+  memory.available: 50Mi
+  nodefs.available: 1%
+  nodefs.inodesFree: 1%
+  imagefs.available: 1%
+  imagefs.inodesFree: 1%
+YAML
+}
+
+# Overlayfs cannot lie on overlayfs, which the checkout may be on.
+node_snapshotter() {
+    if [[ $(stat -fc %T "$CLUSTER") == overlayfs ]]; then echo native; else echo overlayfs; fi
+}
+
+# Without CAP_SYS_RESOURCE (bit 24) no process may lower its oom_score_adj.
+node_restricts_oom() {
+    if (((16#$(awk '/^CapEff/ { print $2 }' /proc/self/status) >> 24) & 1)); then echo false; else echo true; fi
+}
+
 containerd_config() {
-    local snapshotter=overlayfs oom=false
-    # Overlayfs cannot lie on overlayfs, which the checkout may be on.
-    [[ $(stat -fc %T "$CLUSTER") != overlayfs ]] || snapshotter=native
-    # Without CAP_SYS_RESOURCE (bit 24) no process may lower its oom_score_adj.
-    (((16#$(awk '/^CapEff/ { print $2 }' /proc/self/status) >> 24) & 1)) || oom=true
     cat <<TOML
 version = 3
 [plugins."io.containerd.cri.v1.images"]
-  snapshotter = "$snapshotter"
+  snapshotter = "$(node_snapshotter)"
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "$pause_image"
 [plugins."io.containerd.cri.v1.runtime"]
-  restrict_oom_score_adj = $oom
+  restrict_oom_score_adj = $(node_restricts_oom)
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
