@@ -12,7 +12,7 @@
 
 # shellcheck source=hack/providers/local.sh
 . "$VSE_ROOT/hack/providers/local.sh"
-for part in image host resources; do
+for part in image host preload resources; do
     # shellcheck source=/dev/null
     . "$VSE_ROOT/hack/providers/lab/$part.sh"
 done
@@ -27,7 +27,8 @@ node_create() {
     machine_identity "node-$1" "$(node_ip "$1")" node
     echo "hugepages=$lab_hugepages" >>"$directory/root/etc/machine/settings"
     node_files "$1"
-    host_disk "$directory"
+    images_preload "$CLUSTER/containerd"
+    host_disk "$directory" "$CLUSTER/containerd"
     mkdir -p "$CLUSTER/archives"
     ln -sfn "$CLUSTER/logs/node-$1/console.log" "$directory/console"
 }
@@ -98,7 +99,10 @@ host_connect() {
     )
 }
 
-host_address() { echo "$(node_ip "${1#node-}"):22"; }
+host_address() {
+    choose_net
+    echo "$(node_ip "${1#node-}"):22"
+}
 
 # No shell of the host's takes the command apart.
 node_run() {

@@ -13,7 +13,8 @@
 lab_cpus=${LAB_CPUS:-8}
 lab_memory=${LAB_MEMORY:-5120}
 
-# Makes the disk of a host from DIRECTORY/root, with a way in for us: host_disk DIRECTORY
+# Makes the disk of a host from DIRECTORY/root, with a way in for us, and with containerd's root
+# directory where one is given: host_disk DIRECTORY [CONTAINERD]
 host_disk() {
     local upper=$1/root
     mkdir -p "$upper/etc/ssh" "$upper/root/.ssh" "$1/content"
@@ -22,6 +23,7 @@ host_disk() {
     cp "$1/key.pub" "$upper/root/.ssh/authorized_keys"
     chmod 700 "$upper/root" "$upper/root/.ssh"
     mv "$upper" "$1/content/upper"
+    [[ -z ${2:-} ]] || cp -al "$2" "$1/content/containerd"
     truncate -s 24G "$1/disk.img"
     mke2fs -q -F -t ext4 -E lazy_itable_init=1,root_owner=0:0 -d "$1/content" "$1/disk.img"
     rm -rf "$1/content"
