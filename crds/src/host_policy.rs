@@ -1,5 +1,6 @@
 //! `HostPolicy`: how admins let hosts be used.
 
+use crate::EngineName;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// How a set of hosts may be used. Where several policies select a host, the one with the highest `priority` holds,
-/// and among equals the first by name. A host no policy selects offers QEMU on KVM only.
+/// and among equals the first by name. A host no policy selects offers the engines vmm and qemu, on KVM only.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "vse.hpc.io",
@@ -32,7 +33,8 @@ pub struct HostPolicySpec {
     /// Which policy holds where several select a host: the highest.
     #[serde(default)]
     pub priority: i32,
-    /// Engines guests may use, best first.
+    /// Engines guests may use, best first: `vmm`, `cloud-hypervisor`, `qemu`. A guest whose engine is `Auto` gets the
+    /// first that has all it needs. Default vmm, then qemu.
     #[serde(default = "default_engines")]
     #[schemars(length(min = 1, max = 8))]
     pub engines: Vec<EngineName>,
@@ -43,7 +45,7 @@ pub struct HostPolicySpec {
 
 /// Engines of a host that no policy speaks of.
 pub fn default_engines() -> Vec<EngineName> {
-    vec![EngineName::Qemu]
+    vec![EngineName::Vmm, EngineName::Qemu]
 }
 
 /// Whether guests may be emulated.
@@ -54,44 +56,6 @@ pub enum EmulationPolicy {
     Deny,
     /// TCG where KVM is not usable: for laptops and tests.
     Allow,
-}
-
-/// An engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-pub enum EngineName {
-    /// QEMU.
-    #[serde(rename = "qemu")]
-    Qemu,
-}
-
-impl EngineName {
-    /// The API's spelling.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EngineName::Qemu => "qemu",
-        }
-    }
-}
-
-/// An engine, or the best there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum EngineChoice {
-    /// The best a host offers.
-    #[default]
-    Auto,
-    /// QEMU.
-    #[serde(rename = "qemu")]
-    Qemu,
-}
-
-impl EngineChoice {
-    /// The engine it names, if it names one.
-    pub fn named(self) -> Option<EngineName> {
-        match self {
-            EngineChoice::Auto => None,
-            EngineChoice::Qemu => Some(EngineName::Qemu),
-        }
-    }
 }
 
 /// What the operator knows of a policy.

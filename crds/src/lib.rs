@@ -11,6 +11,7 @@
 #![allow(clippy::duplicated_attributes)]
 
 pub mod condition;
+mod engine;
 mod host;
 mod host_policy;
 pub mod labels;
@@ -23,6 +24,7 @@ mod storage;
 mod system;
 mod vse;
 
+pub use engine::*;
 pub use host::*;
 pub use host_policy::*;
 pub use machine::*;

@@ -31,6 +31,9 @@ pub struct Machine {
     validation = Rule::new("!(has(self.isolateEmulatorThread) && self.isolateEmulatorThread) || !has(self.dedicatedCPUPlacement) || self.dedicatedCPUPlacement")
         .message("isolateEmulatorThread needs dedicatedCPUPlacement: true")
         .field_path(".isolateEmulatorThread"),
+    validation = Rule::new("!has(self.numa) || !has(self.numa.guestMappingPassthrough) || !has(self.dedicatedCPUPlacement) || self.dedicatedCPUPlacement")
+        .message("guestMappingPassthrough needs dedicatedCPUPlacement: true")
+        .field_path(".numa"),
     validation = Rule::new("!(has(self.request) && has(self.dedicatedCPUPlacement) && self.dedicatedCPUPlacement)")
         .message("request is for shared CPUs; with dedicatedCPUPlacement each vCPU has a CPU of its own")
         .field_path(".request")
@@ -56,12 +59,31 @@ pub struct Cpu {
     /// dedicatedCPUPlacement. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolate_emulator_thread: Option<bool>,
+    /// What the guest is shown of the host's NUMA cells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa: Option<Numa>,
     /// CPU time to reserve for a guest with shared CPUs, for example `100m` to overcommit. Without it the guest
     /// reserves (and is limited to) one CPU for each vCPU; with it there is no upper limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("quantity(string(self)).isGreaterThan(quantity('0'))").message("request must be more than 0"))]
     pub request: Option<Quantity>,
 }
+
+/// What a guest is shown of its host's NUMA cells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Numa {
+    /// Mirror the host cells on which the guest's CPUs lie: for each the guest has a cell with the vCPUs pinned there and
+    /// a share of the memory in proportion to them, from that host cell, and sees the host's distances. Which cells that
+    /// are is kubelet's choice. Set `sockets` to the number of cells, so that the guest's caches agree with them. Needs
+    /// dedicatedCPUPlacement; the engine must have the capability GuestCells. Written `{}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_mapping_passthrough: Option<GuestMappingPassthrough>,
+}
+
+/// Mirrors the host cells of the guest's CPUs. It has no options.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GuestMappingPassthrough {}
 
 /// Memory of the guest.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -73,7 +95,8 @@ pub struct Memory {
     #[x_kube(validation = Rule::new("!quantity(string(self)).isLessThan(quantity('96Mi'))")
         .message("guest memory must be at least 96Mi: no distribution kernel boots with less"))]
     pub guest: Option<Quantity>,
-    /// Back the guest's RAM by huge pages.
+    /// Back the guest's RAM by huge pages. With dedicated CPUs they come from the cells of these CPUs, and a cell that has
+    /// too few of them free is named before anything starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hugepages: Option<HugePages>,
 }

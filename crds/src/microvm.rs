@@ -205,7 +205,7 @@ pub enum MicroVMPhase {
 }
 
 /// Host CPUs of a guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CpuPlacement {
     /// One line for people: `0→2 1→3, emulator 1`, or `shared 0-1`.
@@ -215,6 +215,21 @@ pub struct CpuPlacement {
     pub pinned: Vec<u32>,
     /// Host CPUs (Linux CPU list) of the engine's other threads, or of all threads when CPUs are shared.
     pub emulator: String,
+    /// Cells of the guest and of the host; none when memory may lie anywhere. A guest with one cell is not shown it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cells: Vec<CellPlacement>,
+}
+
+/// Where a cell of a guest lies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CellPlacement {
+    /// Its vCPUs (as a Linux CPU list).
+    pub vcpus: String,
+    /// Its memory.
+    pub memory: Quantity,
+    /// Host cells the memory comes from (as a Linux node list).
+    pub host_cells: String,
 }
 
 /// An address of a guest.

@@ -39,6 +39,8 @@ impl PageSize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Feature {
+    /// Being complete before the first instruction of its guest runs, so that threads are pinned by then.
+    Prelaunch,
     /// Stopping and going on with all vCPUs.
     Pause,
     /// The ACPI power button.
@@ -51,6 +53,8 @@ pub enum Feature {
     Migration,
     /// Host devices in the guest's hands.
     Passthrough,
+    /// Several NUMA cells, each on host cells of its own.
+    GuestCells,
 }
 
 /// What an engine can do. The default can nothing.
@@ -92,12 +96,14 @@ impl fmt::Display for PageSize {
 impl fmt::Display for Feature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Prelaunch => "waiting before the first instruction",
             Self::Pause => "pausing",
             Self::PowerButton => "a power button",
             Self::GuestAgent => "a guest agent",
             Self::Snapshot => "snapshots",
             Self::Migration => "migration",
             Self::Passthrough => "device passthrough",
+            Self::GuestCells => "NUMA cells of the guest on cells of the host",
         })
     }
 }

@@ -1,9 +1,11 @@
-//! What a guest is, in words that fit every engine: no option names, no host placement.
+//! What a guest is, in words that fit every engine: no option names.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 use crate::capabilities::{AcceleratorKind, PageSize};
+use crate::passthrough::{self, Passthrough};
+use crate::placement::{self, GuestCell, Placement};
 
 /// Most vCPUs a description may have; an engine's own limit may be lower.
 const MAX_VCPUS: u32 = 4096;
@@ -30,6 +32,10 @@ pub struct GuestConfig {
     pub cpu: CpuTopology,
     /// RAM.
     pub memory: Memory,
+    /// NUMA cells; none is one cell of all vCPUs and all memory, which may lie anywhere.
+    pub cells: Vec<GuestCell>,
+    /// Where the vCPUs run.
+    pub placement: Placement,
     /// What is booted.
     pub boot: Boot,
     /// Disks, all virtio, told apart in the guest by serial.
@@ -38,6 +44,8 @@ pub struct GuestConfig {
     pub nics: Vec<Nic>,
     /// What runs the vCPUs.
     pub accelerator: Accelerator,
+    /// Host devices in the guest's hands.
+    pub passthrough: Option<Passthrough>,
 }
 
 /// vCPUs as the guest sees them.
@@ -229,6 +237,23 @@ pub enum ConfigError {
         /// vhost descriptors given.
         vhosts: usize,
     },
+    /// Cells, or a placement, that are not this machine's.
+    #[error("cells: {0}")]
+    Cells(String),
+    /// Not a host device, or one too often.
+    #[error("devices: {name}: {why}")]
+    Device {
+        /// Which one.
+        name: String,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// Something this engine can't do; [`crate::choose`] would have said so.
+    #[error("{field}: not possible with this engine")]
+    Impossible {
+        /// Where.
+        field: &'static str,
+    },
     /// A group address.
     #[error("nics[{0}]: the MAC address is a multicast one")]
     Multicast(usize),
@@ -253,6 +278,10 @@ impl GuestConfig {
         let page = pages.bytes();
         if bytes == 0 || bytes % page != 0 {
             return Err(ConfigError::Memory { bytes, page });
+        }
+        placement::check(&self.cells, &self.placement, vcpus, bytes, page)?;
+        if let Some(passthrough) = &self.passthrough {
+            passthrough::check(&passthrough.devices)?;
         }
         let command_line = &self.boot.command_line;
         if command_line.len() > COMMAND_LINE_BYTES {
@@ -284,7 +313,7 @@ impl GuestConfig {
     }
 }
 
-fn text(field: &'static str, value: &str, max: usize, also: &'static str) -> Result<(), ConfigError> {
+pub(crate) fn text(field: &'static str, value: &str, max: usize, also: &'static str) -> Result<(), ConfigError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || also.contains(c);
     if !value.is_empty() && value.len() <= max && value.chars().all(allowed) {
         Ok(())
@@ -332,6 +361,8 @@ pub(crate) mod tests {
             runtime_dir: "/run/vse".into(),
             cpu: CpuTopology { sockets: 1, cores: 2, threads: 2 },
             memory: Memory { bytes: 512 << 20, pages: PageSize::Default },
+            cells: vec![],
+            placement: Placement::default(),
             boot: Boot {
                 kernel: null(),
                 initramfs: Some(null()),
@@ -343,7 +374,25 @@ pub(crate) mod tests {
             ],
             nics: vec![Nic { taps: vec![null()], vhosts: vec![], mac: [0x02, 0, 0, 0, 0, 1] }],
             accelerator: Accelerator::Emulation,
+            passthrough: None,
         }
+    }
+
+    /// The same with dedicated CPUs on two host cells that the guest sees, in huge pages.
+    pub(crate) fn two_cells() -> GuestConfig {
+        let mut guest = guest();
+        guest.accelerator = Accelerator::Kvm(null());
+        guest.cpu = CpuTopology { sockets: 2, cores: 1, threads: 2 };
+        guest.memory = Memory { bytes: 2 << 30, pages: PageSize::Huge2M };
+        let cell = |vcpus: [u32; 2], distances: [u8; 2], host_cell| GuestCell {
+            vcpus: vcpus.into(),
+            bytes: 1 << 30,
+            distances: distances.into(),
+            host_cells: vec![host_cell],
+        };
+        guest.cells = vec![cell([0, 1], [10, 20], 0), cell([2, 3], [20, 10], 1)];
+        guest.placement = Placement { pinned: vec![2, 10, 4, 12] };
+        guest
     }
 
     fn refused(change: impl FnOnce(&mut GuestConfig)) -> ConfigError {

@@ -26,8 +26,8 @@ pub trait Guest: Send + Sync {
     /// The engine's name and version, for example `QEMU 10.0.3`.
     fn version(&self) -> BoxFuture<'_, Result<String, GuestError>>;
 
-    /// The threads that run vCPUs.
-    fn vcpu_threads(&self) -> BoxFuture<'_, Result<Vec<VcpuThread>, GuestError>>;
+    /// The threads that run vCPUs; none while they are not made yet.
+    fn vcpu_threads(&self) -> BoxFuture<'_, Result<VcpuThreads, GuestError>>;
 
     /// Everything that happens from now on.
     fn events(&self) -> Events;
@@ -60,6 +60,15 @@ pub enum RunState {
     Failed,
     /// Something this driver does not know.
     Other,
+}
+
+/// How the threads that run vCPUs are told from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VcpuThreads {
+    /// By their ids.
+    Ids(Vec<VcpuThread>),
+    /// By their names: this, followed by the number of the vCPU.
+    Named(&'static str),
 }
 
 /// A thread that runs a vCPU.

@@ -1,12 +1,12 @@
 //! The threads of an engine as the host sees them.
 //!
 //! An engine names its vCPU threads by their ids in its own pid namespace; who pins them needs the host's ids.
-//! `/proc/PID/task/TID/status` has both (`NSpid`, proc_pid_status(5)).
+//! `/proc/PID/task/TID/status` has both (`NSpid`, proc_pid_status(5)), and the thread's name.
 
 use std::io;
 use std::path::Path;
 
-use crate::guest::VcpuThread;
+use crate::guest::VcpuThreads;
 
 /// Most threads that are looked at; an engine has vCPUs plus a few.
 const MAX_THREADS: usize = 8192;
@@ -26,30 +26,51 @@ pub struct Threads {
 ///
 /// # Errors
 /// When the process is gone or its threads cannot be listed.
-pub fn threads(proc: &Path, pid: i32, vcpus: &[VcpuThread]) -> io::Result<Threads> {
-    let mut ids = Vec::new();
+pub fn threads(proc: &Path, pid: i32, vcpus: &VcpuThreads) -> io::Result<Threads> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(proc.join(pid.to_string()).join("task"))?.take(MAX_THREADS) {
         let entry = entry?;
         let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        let Ok(status) = std::fs::read_to_string(entry.path().join("status")) else {
-            continue;
-        };
-        if let Some(inner) = innermost_id(&status) {
-            ids.push((tid, inner));
+        if let Ok(status) = std::fs::read_to_string(entry.path().join("status")) {
+            found.extend(Thread::read(tid, &status));
         }
     }
-    Ok(sort(&ids, vcpus))
+    Ok(sort(&found, vcpus))
 }
 
-/// Sorts pairs of (id here, id in the engine's namespace).
-fn sort(ids: &[(i32, i32)], vcpus: &[VcpuThread]) -> Threads {
+/// A thread, as its status file has it.
+struct Thread {
+    /// Its id here.
+    tid: i32,
+    /// Its id in the engine's pid namespace.
+    inner: i32,
+    name: String,
+}
+
+impl Thread {
+    fn read(tid: i32, status: &str) -> Option<Self> {
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        // One id for each namespace, the thread's own last.
+        let inner = field("NSpid:")?.split_whitespace().next_back()?.parse().ok()?;
+        Some(Self { tid, inner, name: field("Name:").unwrap_or_default().trim().to_owned() })
+    }
+
+    fn vcpu(&self, vcpus: &VcpuThreads) -> Option<u32> {
+        match vcpus {
+            VcpuThreads::Ids(ids) => ids.iter().find(|vcpu| vcpu.tid == self.inner).map(|vcpu| vcpu.vcpu),
+            VcpuThreads::Named(prefix) => self.name.strip_prefix(prefix)?.parse().ok(),
+        }
+    }
+}
+
+fn sort(threads: &[Thread], vcpus: &VcpuThreads) -> Threads {
     let mut sorted = Threads::default();
-    for &(tid, inner) in ids {
-        match vcpus.iter().find(|vcpu| vcpu.tid == inner) {
-            Some(vcpu) => sorted.vcpus.push((vcpu.vcpu, tid)),
-            None => sorted.emulator.push(tid),
+    for thread in threads {
+        match thread.vcpu(vcpus) {
+            Some(vcpu) => sorted.vcpus.push((vcpu, thread.tid)),
+            None => sorted.emulator.push(thread.tid),
         }
     }
     sorted.vcpus.sort_unstable();
@@ -57,34 +78,40 @@ fn sort(ids: &[(i32, i32)], vcpus: &[VcpuThread]) -> Threads {
     sorted
 }
 
-/// The thread's id in its own pid namespace: the last one of `NSpid`.
-fn innermost_id(status: &str) -> Option<i32> {
-    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    ids.split_whitespace().next_back()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::VcpuThread;
 
-    #[test]
-    fn vcpus_are_told_from_the_rest() {
-        let vcpus = [VcpuThread { vcpu: 1, tid: 4 }, VcpuThread { vcpu: 0, tid: 3 }];
-        let sorted = sort(&[(900, 1), (903, 4), (902, 3), (901, 2)], &vcpus);
-        assert_eq!(sorted, Threads { vcpus: vec![(0, 902), (1, 903)], emulator: vec![900, 901] });
+    fn status(name: &str, ids: &str) -> String {
+        format!("Name:\t{name}\nUmask:\t0022\nNSpid:\t{ids}\nNSpgid:\t1\n")
+    }
+
+    fn three() -> Vec<Thread> {
+        let threads = [(900, "main", "900\t1"), (903, "vcpu1", "903\t9\t4"), (902, "vcpu0", "902\t3")];
+        threads.into_iter().filter_map(|(tid, name, ids)| Thread::read(tid, &status(name, ids))).collect()
     }
 
     #[test]
-    fn the_innermost_id_counts() {
-        assert_eq!(innermost_id("Name:\tCPU 0/KVM\nNSpid:\t4711\t12\t3\nNSpgid:\t1\n"), Some(3));
-        assert_eq!(innermost_id("Name:\tx\nNSpid:\t4711\n"), Some(4711));
-        assert_eq!(innermost_id("Name:\tx\n"), None);
+    fn vcpus_are_told_from_the_rest() {
+        let ids = VcpuThreads::Ids(vec![VcpuThread { vcpu: 1, tid: 4 }, VcpuThread { vcpu: 0, tid: 3 }]);
+        let expected = Threads { vcpus: vec![(0, 902), (1, 903)], emulator: vec![900] };
+        assert_eq!(sort(&three(), &ids), expected);
+        assert_eq!(sort(&three(), &VcpuThreads::Named("vcpu")), expected);
+        assert_eq!(sort(&three(), &VcpuThreads::Ids(vec![])).emulator, [900, 902, 903]);
+    }
+
+    #[test]
+    fn what_is_no_status_is_no_thread() {
+        assert!(Thread::read(1, "Name:\tx\n").is_none());
+        assert!(Thread::read(1, &status("x", "")).is_none());
     }
 
     #[test]
     fn our_own_threads_are_found() {
         let pid = std::process::id().cast_signed();
-        let found = threads(Path::new("/proc"), pid, &[VcpuThread { vcpu: 0, tid: pid }]).unwrap();
+        let ids = VcpuThreads::Ids(vec![VcpuThread { vcpu: 0, tid: pid }]);
+        let found = threads(Path::new("/proc"), pid, &ids).unwrap();
         assert_eq!(found.vcpus, [(0, pid)]);
     }
 }

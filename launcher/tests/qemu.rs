@@ -20,8 +20,8 @@ use tempfile::TempDir;
 use vse_engine::qemu::Qemu;
 use vse_engine::threads::threads;
 use vse_engine::{
-    Accelerator, Boot, Cache, CpuTopology, Disk, DiskSource, Engine, Event, ExitMeaning, Guest, GuestConfig, Memory,
-    PageSize, RunState, ShutdownCause, Storage,
+    Accelerator, Boot, Cache, Channels, CpuTopology, Disk, DiskSource, Engine, Event, ExitMeaning, Guest, GuestCell,
+    GuestConfig, Memory, PageSize, Placement, RunState, ShutdownCause, Storage,
 };
 use vse_launch::{Descriptor, LaunchOrder, connect_beneath, send};
 
@@ -106,6 +106,8 @@ fn guest(dir: &Path, code: &[u8]) -> GuestConfig {
         runtime_dir: dir.to_str().unwrap().into(),
         cpu: CpuTopology { sockets: 1, cores: 2, threads: 1 },
         memory: Memory { bytes: 64 << 20, pages: PageSize::Default },
+        cells: vec![],
+        placement: Placement::default(),
         boot: Boot {
             kernel: kernel(dir, code),
             initramfs: Some(file(dir, "initramfs", b"x")),
@@ -118,12 +120,31 @@ fn guest(dir: &Path, code: &[u8]) -> GuestConfig {
         ],
         nics: vec![],
         accelerator: Accelerator::Emulation,
+        passthrough: None,
     }
+}
+
+/// The same on the first CPU of this machine, memory from its cell.
+fn placed_guest(dir: &Path, code: &[u8]) -> GuestConfig {
+    let mut guest = guest(dir, code);
+    let cell = |vcpu: u32| GuestCell {
+        vcpus: vec![vcpu],
+        bytes: 32 << 20,
+        distances: if vcpu == 0 { vec![10, 21] } else { vec![21, 10] },
+        host_cells: vec![0],
+    };
+    guest.cells = vec![cell(0), cell(1)];
+    guest.placement = Placement { pinned: vec![0, 1] };
+    guest
 }
 
 impl Running {
     /// Launches a guest with this code in real mode; returns with the engine's monitor connected.
     async fn launch(code: &[u8]) -> (Self, Box<dyn Guest>) {
+        Self::launch_as(guest, code).await
+    }
+
+    async fn launch_as(guest: fn(&Path, &[u8]) -> GuestConfig, code: &[u8]) -> (Self, Box<dyn Guest>) {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_vse-launcher"))
             .arg("--socket")
@@ -167,10 +188,11 @@ impl Running {
     async fn connect(&mut self) -> Box<dyn Guest> {
         let dir = File::open(self.dir.path()).unwrap();
         let engine = qemu();
-        let stream = until("the monitor", || connect_beneath(dir.as_fd(), engine.monitor_socket()).ok()).await;
+        let stream = until("the monitor", || connect_beneath(dir.as_fd(), engine.files().monitor).ok()).await;
         assert_eq!(stream.peer_pid, self.pid());
         stream.stream.set_nonblocking(true).unwrap();
-        engine.connect(tokio::net::UnixStream::from_std(stream.stream).unwrap()).await.unwrap()
+        let monitor = tokio::net::UnixStream::from_std(stream.stream).unwrap();
+        engine.connect(Channels::monitor(monitor)).await.unwrap()
     }
 
     fn link(&self, name: &str) -> PathBuf {
@@ -271,7 +293,19 @@ async fn a_running_engine_is_adopted() {
     drop(guest);
     let adopted = running.connect().await;
     assert_eq!(state(&*adopted).await, RunState::Running);
-    assert_eq!(adopted.vcpu_threads().await.unwrap().len(), 2);
+    let vcpus = adopted.vcpu_threads().await.unwrap();
+    assert_eq!(threads(Path::new("/proc"), running.pid(), &vcpus).unwrap().vcpus.len(), 2);
+}
+
+#[tokio::test]
+async fn memory_is_touched_before_the_guest_runs() {
+    let (mut running, guest) = Running::launch_as(placed_guest, &[&say("guest up\n"), IDLE].concat()).await;
+    let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
+    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    let anonymous: u64 = anonymous.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(anonymous > 64 << 10, "{anonymous} KiB");
+    guest.resume().await.unwrap();
+    running.await_console("guest up\n");
 }
 
 #[tokio::test]

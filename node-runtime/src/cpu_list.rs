@@ -1,4 +1,4 @@
-//! Linux CPU lists (`0-3,8`), as in cpuset(7) and sysfs.
+//! Linux CPU lists (`0-3,8`), as in cpuset(7) and sysfs; lists of NUMA nodes have the same form.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -38,9 +38,20 @@ impl CpuList {
         self.0.len()
     }
 
+    /// Whether that number is in it.
+    pub fn contains(&self, number: u32) -> bool {
+        self.0.contains(&number)
+    }
+
     /// The CPUs, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().copied()
+    }
+}
+
+impl Extend<u32> for CpuList {
+    fn extend<I: IntoIterator<Item = u32>>(&mut self, cpus: I) {
+        self.0.extend(cpus);
     }
 }
 

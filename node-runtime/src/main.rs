@@ -4,6 +4,7 @@
 
 mod cpu_list;
 mod device_plugin;
+mod engines;
 mod health;
 mod host;
 mod metrics;
@@ -41,10 +42,12 @@ async fn run(options: Options) -> anyhow::Result<()> {
         client: client.clone(),
         node_name: options.node_name.clone(),
         topology: found.cpu.topology,
+        cells: found.cells,
+        huge_pages: microvm::huge_pages::HugePages::new(hardware.root.clone()),
         pods: microvm::PodDirectories::open(&options.kubelet_root)
             .with_context(|| format!("cannot open {}/pods", options.kubelet_root.display()))?,
         images: Arc::new(images),
-        engine: vse_engine::qemu::Qemu::default(),
+        engines: engines::Engines::default(),
         kvm_device: options.kvm_device.clone(),
         metrics: metrics.clone(),
         crash_points: CrashPoints::of(Path::new(crash_point::DIRECTORY)),

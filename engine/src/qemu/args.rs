@@ -3,13 +3,14 @@
 //! Structured options are given as JSON, which needs no escaping. The guest sees every device at a fixed PCI slot,
 //! so its names do not change with what else the machine has.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use serde_json::{Value, json};
 
-use super::{AGENT_SOCKET, MONITOR_SOCKET};
-use crate::config::{Accelerator, Boot, Cache, ConfigError, Disk, DiskSource, GuestConfig, Memory, Nic, Storage};
-use crate::{Command, Handed, PageSize};
+use super::{AGENT_SOCKET, MONITOR_SOCKET, memory};
+use crate::Command;
+use crate::config::{Accelerator, Boot, Cache, ConfigError, Disk, DiskSource, GuestConfig, Nic, Storage};
+use crate::descriptors::Descriptors;
 
 /// Without an IOMMU that remaps interrupts, APIC ids end at 254 (hw/i386/x86-common.c).
 pub(super) const MAX_VCPUS: u32 = 255;
@@ -25,9 +26,6 @@ pub(super) const MAX_NICS: usize = FIRST_DISK_SLOT - FIRST_NIC_SLOT;
 
 /// Most disks.
 pub(super) const MAX_DISKS: usize = 31 - FIRST_DISK_SLOT;
-
-/// First descriptor number that is used; the ones below are the container's.
-const FIRST_FD: i32 = 10;
 
 /// Chardev of the guest agent and name of its port in the guest.
 pub(super) const AGENT: &str = "agent";
@@ -46,7 +44,8 @@ pub(super) fn command<'a>(program: &str, guest: &'a GuestConfig) -> Result<Comma
     for (index, disk) in guest.disks.iter().enumerate() {
         storage(&mut line, index, disk);
     }
-    Ok(Command { program: program.to_owned(), args: line.args, env: vec![], descriptors: line.descriptors })
+    let descriptors = line.descriptors.into_vec();
+    Ok(Command { program: program.to_owned(), args: line.args, env: vec![], descriptors })
 }
 
 fn check_limits(guest: &GuestConfig) -> Result<(), ConfigError> {
@@ -59,31 +58,32 @@ fn check_limits(guest: &GuestConfig) -> Result<(), ConfigError> {
             return Err(ConfigError::TooMany { field, count, max });
         }
     }
+    // VFIO groups are opened by path, and a pod has none.
+    if guest.passthrough.is_some() {
+        return Err(ConfigError::Impossible { field: "devices" });
+    }
     Ok(())
 }
 
 /// Arguments and the descriptors they speak of.
 #[derive(Default)]
-struct Line<'a> {
+pub(super) struct Line<'a> {
     args: Vec<String>,
-    descriptors: Vec<Handed<'a>>,
+    descriptors: Descriptors<'a>,
 }
 
 impl<'a> Line<'a> {
-    fn option(&mut self, name: &str, value: impl Into<String>) {
+    pub(super) fn option(&mut self, name: &str, value: impl Into<String>) {
         self.args.extend([format!("-{name}"), value.into()]);
     }
 
-    fn json(&mut self, name: &str, value: &Value) {
+    pub(super) fn json(&mut self, name: &str, value: &Value) {
         self.option(name, value.to_string());
     }
 
     /// Hands a descriptor over and returns its number.
     fn fd(&mut self, name: String, fd: &'a OwnedFd) -> i32 {
-        // The count is bounded: by the limits above, and by the queues that fit an order.
-        let target = FIRST_FD.saturating_add(i32::try_from(self.descriptors.len()).unwrap_or(i32::MAX));
-        self.descriptors.push(Handed { name, target, fd: fd.as_fd() });
-        target
+        self.descriptors.add(name, fd)
     }
 
     /// Hands a descriptor over as a set of its own and returns the path under which QEMU opens it.
@@ -102,9 +102,10 @@ fn machine<'a>(line: &mut Line<'a>, guest: &'a GuestConfig) {
     line.option("uuid", guest.uuid.as_str());
     line.option("msg", "timestamp=off");
     line.option("sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    let ram = if memory::is_whole(guest) { format!(",memory-backend={}", memory::BACKEND) } else { String::new() };
     line.option(
         "machine",
-        "q35,memory-backend=ram,dump-guest-core=off,mem-merge=off,vmport=off,hpet=off,smbus=off,sata=off",
+        format!("q35{ram},dump-guest-core=off,mem-merge=off,vmport=off,hpet=off,smbus=off,sata=off"),
     );
     match &guest.accelerator {
         Accelerator::Kvm(device) => {
@@ -120,7 +121,7 @@ fn machine<'a>(line: &mut Line<'a>, guest: &'a GuestConfig) {
     }
     let cpu = guest.cpu;
     line.option("smp", format!("{vcpus},sockets={},cores={},threads={}", cpu.sockets, cpu.cores, cpu.threads));
-    memory(line, guest.memory);
+    memory::memory(line, guest);
     // Paused until its threads are pinned; a reset starts over, a panic is a failure.
     line.args.push("-S".to_owned());
     line.option("action", "reboot=reset,panic=exit-failure");
@@ -132,20 +133,6 @@ fn machine<'a>(line: &mut Line<'a>, guest: &'a GuestConfig) {
 /// some 400 MiB of it: 64 MiB were thrown away six times, this less than half as often.
 pub(super) fn translation_cache_mib(vcpus: u32) -> u32 {
     128.max(vcpus.saturating_mul(16))
-}
-
-/// Usual pages stay anonymous, so that the host makes them huge by itself (shared memory is left out of that by
-/// default); reserved huge pages come as a memfd, which needs no hugetlbfs mount in the pod.
-fn memory(line: &mut Line<'_>, Memory { bytes, pages }: Memory) {
-    line.option("m", format!("{}k", bytes >> 10));
-    let backend = match pages {
-        PageSize::Default => json!({"qom-type": "memory-backend-ram", "id": "ram", "size": bytes}),
-        PageSize::Huge2M | PageSize::Huge1G => json!({
-            "qom-type": "memory-backend-memfd", "id": "ram", "size": bytes, "share": true, "prealloc": true,
-            "hugetlb": true, "hugetlbsize": pages.bytes(),
-        }),
-    };
-    line.json("object", &backend);
 }
 
 /// QEMU opens kernel and initramfs by path, so the paths are those of the descriptors.
@@ -237,8 +224,9 @@ fn pci(driver: &str, id: &str, slot: usize, more: Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::CpuTopology;
-    use crate::config::tests::{guest, null};
+    use crate::config::Memory;
+    use crate::config::tests::{guest, null, two_cells};
+    use crate::{CpuTopology, Handed, PageSize};
 
     /// One option to a line. `UPDATE_GOLDEN=1` writes the file anew.
     fn assert_golden(name: &str, guest: &GuestConfig) {
@@ -275,6 +263,11 @@ mod tests {
         guest.disks[1].source = DiskSource::Path("/dev/vse/scratch".into());
         guest.disks[1].storage = Storage::BlockDevice;
         assert_golden("kvm", &guest);
+    }
+
+    #[test]
+    fn two_cells_in_huge_pages_on_their_host_cells() {
+        assert_golden("two-cells", &two_cells());
     }
 
     #[test]

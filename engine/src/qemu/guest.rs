@@ -7,7 +7,7 @@ use tokio::net::UnixStream;
 
 use super::args::AGENT;
 use super::qmp::Qmp;
-use crate::guest::{Event, Events, Guest, GuestError, Info, RunState, ShutdownCause, VcpuThread};
+use crate::guest::{Event, Events, Guest, GuestError, Info, RunState, ShutdownCause, VcpuThread, VcpuThreads};
 
 /// Most vCPUs that are believed.
 const MAX_VCPUS: usize = 4096;
@@ -69,8 +69,9 @@ impl Guest for QemuGuest {
         .boxed()
     }
 
-    fn vcpu_threads(&self) -> BoxFuture<'_, Result<Vec<VcpuThread>, GuestError>> {
-        async move { vcpu_threads(&self.qmp.execute("query-cpus-fast", json!({})).await?) }.boxed()
+    fn vcpu_threads(&self) -> BoxFuture<'_, Result<VcpuThreads, GuestError>> {
+        async move { vcpu_threads(&self.qmp.execute("query-cpus-fast", json!({})).await?).map(VcpuThreads::Ids) }
+            .boxed()
     }
 
     fn events(&self) -> Events {

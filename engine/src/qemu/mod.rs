@@ -1,18 +1,19 @@
 //! The QEMU driver: KVM, or TCG where there is none. QEMU 7.2 or later; KVM through a descriptor needs 9.0.
 //!
-//! `args` builds the command line (pure), `qmp` speaks the monitor's protocol, `guest` maps verbs and events.
+//! `args` and `memory` build the command line (pure), `qmp` speaks the monitor's protocol, `guest` maps verbs and events.
 
 mod args;
 mod guest;
+mod memory;
 mod overhead;
 mod qmp;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::net::UnixStream;
 
 use crate::{
-    AcceleratorKind, Capabilities, Command, ConfigError, Engine, Feature, Guest, GuestConfig, GuestError, PageSize,
+    AcceleratorKind, Capabilities, Channels, Command, ConfigError, Engine, Feature, Files, Guest, GuestConfig,
+    GuestError, PageSize,
 };
 
 pub use overhead::overhead;
@@ -46,7 +47,14 @@ impl Qemu {
             max_disks: args::MAX_DISKS,
             max_nics: args::MAX_NICS,
             page_sizes: [PageSize::Default, PageSize::Huge2M, PageSize::Huge1G].into(),
-            features: [Feature::Pause, Feature::PowerButton, Feature::GuestAgent].into(),
+            features: [
+                Feature::Prelaunch,
+                Feature::Pause,
+                Feature::PowerButton,
+                Feature::GuestAgent,
+                Feature::GuestCells,
+            ]
+            .into(),
         };
         Self { program: program.into(), capabilities }
     }
@@ -65,17 +73,13 @@ impl Engine for Qemu {
         args::command(&self.program, guest)
     }
 
-    fn monitor_socket(&self) -> &'static str {
-        MONITOR_SOCKET
+    fn files(&self) -> Files {
+        Files { monitor: MONITOR_SOCKET, events: None, agent: Some(AGENT_SOCKET) }
     }
 
-    fn agent_socket(&self) -> &'static str {
-        AGENT_SOCKET
-    }
-
-    fn connect(&self, monitor: UnixStream) -> BoxFuture<'static, Result<Box<dyn Guest>, GuestError>> {
+    fn connect(&self, channels: Channels) -> BoxFuture<'static, Result<Box<dyn Guest>, GuestError>> {
         async move {
-            let guest: Box<dyn Guest> = Box::new(guest::QemuGuest::connect(monitor).await?);
+            let guest: Box<dyn Guest> = Box::new(guest::QemuGuest::connect(channels.monitor).await?);
             Ok(guest)
         }
         .boxed()

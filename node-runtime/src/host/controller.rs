@@ -12,9 +12,11 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Client, ResourceExt};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use vse_crds::{Accelerator, Host, HostPolicy, HostStatus, labels};
 
 /// Guests a host may hold at a time: no limit of its own, CPUs and memory are.
@@ -26,7 +28,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// Runs until the process ends.
 pub async fn run(client: Client, name: String, hardware: Hardware, plugins: PathBuf) -> anyhow::Result<()> {
-    let (offer, offered) = watch::channel(None);
+    let (offer, offered) = watch::channel(BTreeSet::new());
     tokio::select! {
         ended = keep_published(client, name, hardware, offer) => ended,
         () = keep_offered(plugins, offered) => Ok(()),
@@ -37,7 +39,7 @@ async fn keep_published(
     client: Client,
     name: String,
     hardware: Hardware,
-    offer: watch::Sender<Option<Accelerator>>,
+    offer: watch::Sender<BTreeSet<&'static str>>,
 ) -> anyhow::Result<()> {
     let node = Api::<Node>::all(client.clone()).get(&name).await?;
     let node_uid = node.uid().unwrap_or_default();
@@ -84,8 +86,8 @@ async fn keep_published(
         let policy = effective_policy(all.iter().map(AsRef::as_ref), &node_labels);
         let wanted = publish::status(&found, policy, published.as_ref(), Timestamp::now());
         offer.send_if_modified(|current| {
-            let best = best_accelerator(&wanted);
-            std::mem::replace(current, best) != best
+            let resources = resources(&wanted);
+            std::mem::replace(current, resources.clone()) != resources
         });
         match publish::publish(&client, &name, &node_uid, wanted).await {
             Ok(status) => {
@@ -100,36 +102,73 @@ async fn keep_published(
     }
 }
 
-fn best_accelerator(host: &HostStatus) -> Option<Accelerator> {
-    host.engines.iter().flat_map(|engine| &engine.accelerators).min().copied()
+/// The extended resources of a host: its best accelerator, and each engine that guests may run under there.
+fn resources(host: &HostStatus) -> BTreeSet<&'static str> {
+    let accelerator = host.engines.iter().flat_map(|engine| &engine.accelerators).min().map(|best| match best {
+        Accelerator::Kvm => labels::RESOURCE_KVM,
+        Accelerator::Tcg => labels::RESOURCE_EMULATION,
+    });
+    let engines = host.engines.iter().filter(|engine| !engine.accelerators.is_empty());
+    accelerator.into_iter().chain(engines.map(|engine| engine.name.resource())).collect()
 }
 
-/// Serves the resource of the accelerator this host offers, as long as it offers it.
-async fn keep_offered(directory: PathBuf, mut offered: watch::Receiver<Option<Accelerator>>) {
+/// Serves the resources this host offers, each as long as it is offered.
+async fn keep_offered(directory: PathBuf, mut offered: watch::Receiver<BTreeSet<&'static str>>) {
+    let mut served: BTreeMap<&'static str, AbortOnDrop> = BTreeMap::new();
     loop {
-        let resource = match *offered.borrow_and_update() {
-            Some(Accelerator::Kvm) => Some(labels::RESOURCE_KVM),
-            Some(Accelerator::Tcg) => Some(labels::RESOURCE_EMULATION),
-            None => None,
-        };
-        let serve = async {
-            match resource {
-                Some(resource) => {
-                    let plugin = DevicePlugin { resource, tickets: TICKETS, directory: directory.clone() };
-                    match plugin.serve().await {
-                        Ok(()) => tracing::info!(resource, "kubelet restarted"),
-                        Err(error) => {
-                            tracing::warn!(resource, error = %report(&error), "device plugin, will try again");
-                            tokio::time::sleep(AFTER_FAILURE).await;
-                        }
-                    }
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = serve => {}
-            changed = offered.changed() => if changed.is_err() { return },
+        let wanted = offered.borrow_and_update().clone();
+        served.retain(|resource, _| wanted.contains(resource));
+        for resource in wanted {
+            let plugin = DevicePlugin { resource, tickets: TICKETS, directory: directory.clone() };
+            served.entry(resource).or_insert_with(|| AbortOnDrop(tokio::spawn(keep_served(plugin)).abort_handle()));
         }
+        if offered.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A task that ends when this is dropped.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn keep_served(plugin: DevicePlugin) {
+    let resource = plugin.resource;
+    loop {
+        match plugin.serve().await {
+            Ok(()) => tracing::info!(resource, "kubelet restarted"),
+            Err(error) => {
+                tracing::warn!(resource, error = %report(&error), "device plugin, will try again");
+                tokio::time::sleep(AFTER_FAILURE).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vse_crds::{EngineName, HostEngine};
+
+    #[test]
+    fn a_host_offers_its_best_accelerator_and_the_engines_that_run() {
+        let engine = |name, accelerators: &[Accelerator]| HostEngine {
+            name,
+            accelerators: accelerators.into(),
+            capabilities: Vec::new(),
+            reason: String::new(),
+        };
+        let host = |engines| HostStatus { engines, ..HostStatus::default() };
+        let emulating = host(vec![engine(EngineName::Vmm, &[]), engine(EngineName::Qemu, &[Accelerator::Tcg])]);
+        assert_eq!(resources(&emulating), ["vse.hpc.io/emulation", "vse.hpc.io/engine-qemu"].into());
+        let fast = [EngineName::Vmm, EngineName::Qemu].map(|name| engine(name, &[Accelerator::Kvm]));
+        let offered = resources(&host(fast.into()));
+        assert_eq!(offered, ["vse.hpc.io/kvm", "vse.hpc.io/engine-vmm", "vse.hpc.io/engine-qemu"].into());
+        assert!(resources(&host(vec![engine(EngineName::Vmm, &[])])).is_empty());
     }
 }

@@ -1,11 +1,12 @@
 //! Which policy holds on a host, and which engines guests may use there. Pure.
 
+use crate::engines::Engines;
 use std::collections::BTreeMap;
 use vse_crds::{
     Accelerator, EmulationPolicy, EngineName, HostEngine, HostPolicy, HostPolicySpec, Kvm, default_engines,
+    engine_capabilities as names,
 };
-use vse_engine::qemu::Qemu;
-use vse_engine::{Capabilities, Engine, Feature, PageSize};
+use vse_engine::{AcceleratorKind, Capabilities, Engine, Feature, PageSize};
 
 /// The policy that holds on a Node with these labels: the highest priority, and among equals the first by name.
 pub fn effective_policy<'a>(
@@ -18,43 +19,53 @@ pub fn effective_policy<'a>(
         .min_by(|a, b| b.spec.priority.cmp(&a.spec.priority).then_with(|| a.metadata.name.cmp(&b.metadata.name)))
 }
 
-/// The engines a host offers under a policy, best first.
+/// The engines a host offers under a policy, best first, each once.
 pub fn offered(policy: Option<&HostPolicySpec>, kvm: &Kvm) -> Vec<HostEngine> {
-    let engines = policy.map_or_else(default_engines, |policy| policy.engines.clone());
+    let listed = policy.map_or_else(default_engines, |policy| policy.engines.clone());
     let emulation = policy.is_some_and(|policy| policy.emulation == EmulationPolicy::Allow);
-    engines.into_iter().map(|name| offer(name, emulation, kvm)).collect()
+    let mut engines = Vec::new();
+    for name in listed {
+        if !engines.contains(&name) {
+            engines.push(name);
+        }
+    }
+    let drivers = Engines::default();
+    engines.into_iter().filter_map(|name| Some(offer(name, drivers.get(name.as_str())?, emulation, kvm))).collect()
 }
 
-fn offer(name: EngineName, emulation: bool, kvm: &Kvm) -> HostEngine {
-    let EngineName::Qemu = name;
+fn offer(name: EngineName, driver: &dyn Engine, emulation: bool, kvm: &Kvm) -> HostEngine {
+    let can = driver.capabilities();
+    let emulates = can.accelerators.contains(&AcceleratorKind::Emulation);
     let mut accelerators = Vec::new();
-    if kvm.usable {
+    if kvm.usable && can.accelerators.contains(&AcceleratorKind::Kvm) {
         accelerators.push(Accelerator::Kvm);
-    } else if emulation {
+    } else if emulation && emulates {
         accelerators.push(Accelerator::Tcg);
     }
-    let reason = if accelerators.is_empty() {
-        format!("KVM is not usable ({}), and no HostPolicy allows emulation here", kvm.reason)
-    } else {
-        String::new()
+    let reason = match (accelerators.is_empty(), emulates) {
+        (false, _) => String::new(),
+        (true, true) => format!("KVM is not usable ({}), and no HostPolicy allows emulation here", kvm.reason),
+        (true, false) => format!("KVM is not usable ({}), and it can't emulate", kvm.reason),
     };
-    HostEngine { name, accelerators, capabilities: capability_names(Qemu::default().capabilities()), reason }
+    HostEngine { name, accelerators, capabilities: capability_names(can), reason }
 }
 
 /// Stable names of what an engine can do.
 fn capability_names(capabilities: &Capabilities) -> Vec<String> {
     let pages = capabilities.page_sizes.iter().filter_map(|size| match size {
         PageSize::Default => None,
-        PageSize::Huge2M => Some("HugePages2Mi"),
-        PageSize::Huge1G => Some("HugePages1Gi"),
+        PageSize::Huge2M => Some(names::HUGE_PAGES_2MI),
+        PageSize::Huge1G => Some(names::HUGE_PAGES_1GI),
     });
     let features = capabilities.features.iter().filter_map(|feature| match feature {
-        Feature::Pause => Some("Pause"),
-        Feature::PowerButton => Some("PowerButton"),
-        Feature::GuestAgent => Some("GuestAgent"),
-        Feature::Snapshot => Some("Snapshot"),
-        Feature::Migration => Some("Migration"),
-        Feature::Passthrough => Some("Passthrough"),
+        Feature::Prelaunch => Some(names::PRELAUNCH),
+        Feature::Pause => Some(names::PAUSE),
+        Feature::PowerButton => Some(names::POWER_BUTTON),
+        Feature::GuestAgent => Some(names::GUEST_AGENT),
+        Feature::Snapshot => Some(names::SNAPSHOT),
+        Feature::Migration => Some(names::MIGRATION),
+        Feature::Passthrough => Some(names::PASSTHROUGH),
+        Feature::GuestCells => Some(names::GUEST_CELLS),
         _ => None,
     });
     pages.chain(features).map(str::to_owned).collect()
@@ -87,9 +98,25 @@ mod tests {
         let without = Kvm { usable: false, reason: "no svm".into() };
         let with = Kvm { usable: true, reason: String::new() };
         let allow = policy("p", 0, None).spec;
-        assert_eq!(offered(Some(&allow), &without)[0].accelerators, [Accelerator::Tcg]);
-        assert_eq!(offered(Some(&allow), &with)[0].accelerators, [Accelerator::Kvm]);
-        let refused = &offered(None, &without)[0];
-        assert!(refused.accelerators.is_empty() && refused.reason.contains("no svm"));
+        let accelerators =
+            |engines: Vec<HostEngine>| engines.into_iter().map(|engine| (engine.name, engine.accelerators)).collect();
+        let emulating: Vec<_> = accelerators(offered(Some(&allow), &without));
+        assert_eq!(emulating, [(EngineName::Vmm, vec![]), (EngineName::Qemu, vec![Accelerator::Tcg])]);
+        let fast: Vec<_> = accelerators(offered(Some(&allow), &with));
+        assert_eq!(fast, [EngineName::Vmm, EngineName::Qemu].map(|name| (name, vec![Accelerator::Kvm])));
+        for refused in offered(None, &without) {
+            assert!(refused.accelerators.is_empty() && refused.reason.contains("no svm"), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn engines_are_offered_once_in_the_policys_order() {
+        let with = Kvm { usable: true, reason: String::new() };
+        let engines = vec![EngineName::Qemu, EngineName::CloudHypervisor, EngineName::Qemu];
+        let offered = offered(Some(&HostPolicySpec { engines, ..HostPolicySpec::default() }), &with);
+        let names: Vec<_> = offered.iter().map(|engine| engine.name).collect();
+        assert_eq!(names, [EngineName::Qemu, EngineName::CloudHypervisor]);
+        assert!(offered[0].capabilities.contains(&names::GUEST_CELLS.to_owned()));
+        assert!(!offered[1].capabilities.contains(&names::GUEST_CELLS.to_owned()));
     }
 }

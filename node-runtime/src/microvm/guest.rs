@@ -28,6 +28,8 @@ use vse_node_runtime::crash_point::Step;
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The same step is not taken twice within this.
 const SAME_STEP_AGAIN: SignedDuration = SignedDuration::from_secs(1);
+/// Most characters of an engine's last line.
+const LAST_LINE_CHARS: usize = 300;
 /// Longest wait between two attempts to launch.
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_secs(60);
 
@@ -45,6 +47,8 @@ pub(super) struct Guest {
     launch_failure: Option<LaunchFailure>,
     pressed_at: Option<Timestamp>,
     resets: Resets,
+    /// The threads of the running engine were pinned.
+    pinned: bool,
     /// The last step, and when it may be taken again.
     last: Option<(Action, Timestamp)>,
 }
@@ -86,6 +90,7 @@ impl Guest {
             launch_failure: None,
             pressed_at: None,
             resets: Resets::default(),
+            pinned: false,
             last: None,
             vm,
             pod,
@@ -171,6 +176,9 @@ impl Guest {
             Inside::Running | Inside::Paused => {
                 if answer.adopted {
                     tracing::info!("adopted a running guest");
+                }
+                // Adopted, or of an engine that does not wait before it boots.
+                if answer.adopted || !self.pinned {
                     self.pin(vm).await?;
                 }
                 self.memory.timings.booted.get_or_insert_with(Timestamp::now);
@@ -197,7 +205,7 @@ impl Guest {
         if !connected {
             self.memory.agent = false;
         } else if !self.memory.agent
-            && let Some(guest) = session::ask_agent(&self.context, &vm.spec.pod_uid).await
+            && let Some(guest) = session::ask_agent(&self.context, &vm.spec).await
         {
             self.memory.agent = true;
             self.memory.guest = Some(guest);
@@ -250,10 +258,7 @@ impl Guest {
         let done = match action {
             Action::Launch => return self.launch(vm, now).await,
             Action::Boot => {
-                self.pin(vm).await?;
-                self.context.crash_points.after(Step::Pinned);
-                self.engine()?.resume().await?;
-                self.memory.timings.booted = Some(Timestamp::now());
+                self.boot(vm, now).await?;
                 Step::Booted
             }
             Action::Resume => {
@@ -324,6 +329,25 @@ impl Guest {
         Ok(())
     }
 
+    /// Pins the engine's threads, looks where its memory lies, and lets the guest run its first instruction.
+    async fn boot(&mut self, vm: &MicroVM, now: Timestamp) -> Result<(), Error> {
+        self.context.huge_pages.settle(&vm.spec.pod_uid);
+        let process = self.session.process().ok_or(Error::Gone)?;
+        let placed = launch::place(&self.context, &vm.spec, process)?;
+        if let Err(error) = launch::check_huge_pages(&vm.spec, &placed.cells, process) {
+            tracing::warn!(error = %report(&error), "not booted");
+            self.launch_failure =
+                Some(LaunchFailure { is_final: error.is_final(), message: report(&error), retry_at: now });
+            return Ok(());
+        }
+        self.pin(vm).await?;
+        self.context.crash_points.after(Step::Pinned);
+        self.engine()?.resume().await?;
+        self.memory.timings.booted = Some(Timestamp::now());
+        // Some engines make the threads of vCPUs only now; these have pinned themselves, the rest is pinned here.
+        self.pin(vm).await
+    }
+
     fn count(&self, outcome: Outcome) {
         self.context.metrics.launches.get_or_create(&LaunchLabels { outcome }).inc();
     }
@@ -333,7 +357,7 @@ impl Guest {
         let process = self.session.process().ok_or(Error::Gone)?;
         let placement = match self.memory.cpus.clone() {
             Some(placement) => placement,
-            None => launch::place(&self.context, &vm.spec, process)?,
+            None => launch::place(&self.context, &vm.spec, process)?.cpus,
         };
         if !placement.pinned.is_empty() {
             let vcpus = self.engine()?.vcpu_threads().await?;
@@ -350,11 +374,13 @@ impl Guest {
             }
         }
         self.memory.cpus = Some(placement);
+        self.pinned = true;
         Ok(())
     }
 
     async fn release(&mut self, vm: &MicroVM, reason: ExitReason, message: String) {
         self.session.release().await;
+        self.context.huge_pages.settle(&vm.spec.pod_uid);
         tracing::info!(?reason, message, "released");
         self.memory.agent = false;
         self.memory.exit = Some(ExitRecord { incarnation: vm.spec.incarnation, reason, message, at: Timestamp::now() });
@@ -413,13 +439,22 @@ fn pod_state(pod: &core::Pod) -> Pod {
     let state = containers.iter().find(|c| c.name == labels::VM_CONTAINER).and_then(|c| c.state.as_ref());
     let over = status.filter(|status| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")));
     match state {
-        Some(core::ContainerState { terminated: Some(end), .. }) => Pod::Ended { code: end.exit_code },
+        Some(core::ContainerState { terminated: Some(end), .. }) => {
+            Pod::Ended { code: end.exit_code, said: last_line(end.message.as_deref().unwrap_or_default()) }
+        }
         Some(core::ContainerState { running: Some(_), .. }) if over.is_none() => Pod::Running,
         _ => match over {
             Some(status) => Pod::Refused { message: kubelets_words(status) },
             None => Pod::Starting,
         },
     }
+}
+
+/// The last thing the engine said: kubelet keeps the end of a failed container's output. It is the guest's console, too,
+/// so it is bounded and stripped of what a terminal would act on.
+fn last_line(output: &str) -> Option<String> {
+    let line = output.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    Some(line.chars().filter(|c| !c.is_control()).take(LAST_LINE_CHARS).collect())
 }
 
 /// Why kubelet ended a pod, for example `TopologyAffinityError: Resources cannot be allocated with Topology locality`.

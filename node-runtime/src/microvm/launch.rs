@@ -5,15 +5,16 @@
 
 use super::placement::{self, NotExclusive};
 use super::pod_process::{self, PodProcess};
-use super::{Context, disks, image_identity, images, network, seed};
+use super::{Context, cells, disks, huge_pages, image_identity, images, network, numa_maps, seed};
+use crate::cpu_list::CpuList;
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use vse_crds::labels::{self, paths};
-use vse_crds::{Accelerator, CpuPlacement, MicroVMSpec, PageSize, Root, quantity};
-use vse_engine::{self as engine, Engine as _};
+use vse_crds::{Accelerator, CellPlacement, CpuPlacement, MicroVMSpec, PageSize, Root, quantity};
+use vse_engine as engine;
 use vse_guest_network::{Attached, Tap};
 use vse_launch::{Descriptor, LaunchOrder};
 use vse_node_runtime::crash_point::Step;
@@ -42,6 +43,12 @@ pub(super) enum Error {
     Image { image: String, source: images::Error },
     #[error(transparent)]
     Placement(#[from] NotExclusive),
+    #[error("the guest's cells do not fit this host")]
+    Cells(#[from] cells::Error),
+    #[error(transparent)]
+    HugePages(#[from] huge_pages::Short),
+    #[error(transparent)]
+    Misplaced(#[from] numa_maps::Misplaced),
     #[error("this host can't run the guest: {0}")]
     Mismatch(String),
     #[error(transparent)]
@@ -68,7 +75,13 @@ impl Error {
     /// Whether trying again can't help: the order itself, or what it refers to, is wrong.
     pub(super) fn is_final(&self) -> bool {
         match self {
-            Error::NoImage { .. } | Error::Placement(_) | Error::Mismatch(_) | Error::Config { .. } => true,
+            Error::NoImage { .. }
+            | Error::Placement(_)
+            | Error::Cells(_)
+            | Error::Misplaced(_)
+            | Error::Mismatch(_)
+            | Error::Config { .. } => true,
+            Error::HugePages(short) => !short.for_now,
             Error::Image { source, .. } => source.is_final(),
             Error::Disk(error) => error.is_final(),
             Error::Seed(error) => error.is_final(),
@@ -90,8 +103,8 @@ pub(super) async fn launch(
     process: &PodProcess,
     run: &OwnedFd,
 ) -> Result<Launched, Error> {
-    fits(context, vm)?;
-    let cpus = place(context, vm, process)?;
+    let driver = driver(context, vm)?;
+    let placed = place(context, vm, process)?;
     context.crash_points.after(Step::Placed);
     let image = system_image(context, vm, process).await?;
     context.crash_points.after(Step::ImageReady);
@@ -110,6 +123,8 @@ pub(super) async fn launch(
         runtime_dir: paths::RUN.into(),
         cpu: topology(vm),
         memory: engine::Memory { bytes: memory(vm), pages: pages(vm) },
+        cells: placed.cells.clone(),
+        placement: engine::Placement { pinned: placed.cpus.pinned.clone() },
         boot: engine::Boot {
             kernel: image.kernel.into(),
             initramfs: Some(image.initramfs.into()),
@@ -118,17 +133,21 @@ pub(super) async fn launch(
         disks,
         nics: network.as_mut().map(nic).into_iter().collect(),
         accelerator,
+        passthrough: None,
     };
-    let command =
-        context.engine.command(&guest).map_err(|source| Error::Config { engine: context.engine.name(), source })?;
+    let command = driver.command(&guest).map_err(|source| Error::Config { engine: driver.name(), source })?;
+    promise_huge_pages(context, vm, &placed.cells)?;
     let prepared = Timestamp::now();
-    send(run, command)?;
+    if let Err(error) = send(run, command) {
+        context.huge_pages.settle(&vm.pod_uid);
+        return Err(error);
+    }
     context.crash_points.after(Step::OrderSent);
-    Ok(Launched { network, cpus, kernel, prepared, engine_started: Timestamp::now() })
+    Ok(Launched { network, cpus: placed.cpus, kernel, prepared, engine_started: Timestamp::now() })
 }
 
-/// Whether this host's engine has all the guest needs; the operator chose from what the host had published.
-fn fits(context: &Context, vm: &MicroVMSpec) -> Result<(), Error> {
+/// The engine that was ordered, if it has all the guest needs; the operator chose from what the host had published.
+fn driver<'a>(context: &'a Context, vm: &MicroVMSpec) -> Result<&'a dyn engine::Engine, Error> {
     let needs = engine::Needs {
         engine: Some(vm.engine.clone()),
         accelerator: match vm.accelerator {
@@ -139,28 +158,85 @@ fn fits(context: &Context, vm: &MicroVMSpec) -> Result<(), Error> {
         disks: vm.disks.len() + 2,
         nics: usize::from(vm.network.is_some()),
         pages: pages(vm),
-        features: BTreeSet::new(),
+        features: is_mirrored(vm).then_some(engine::Feature::GuestCells).into_iter().collect(),
     };
-    let info =
-        engine::EngineInfo { name: context.engine.name().into(), capabilities: context.engine.capabilities().clone() };
-    match engine::choose(&needs, &[info]) {
-        Ok(_) => Ok(()),
-        Err(against) => {
+    let driver = context.engines.get(&vm.engine);
+    let info = driver
+        .map(|driver| engine::EngineInfo { name: driver.name().into(), capabilities: driver.capabilities().clone() });
+    match (driver, engine::choose(&needs, info.as_slice())) {
+        (Some(driver), Ok(_)) => Ok(driver),
+        (None, Ok(_)) => Err(Error::Mismatch(format!("spec.engine: {} is not known here", vm.engine))),
+        (_, Err(against)) => {
             let reasons: Vec<String> = against.iter().map(ToString::to_string).collect();
             Err(Error::Mismatch(reasons.join("; ")))
         }
     }
 }
 
-/// Deals the pod's CPUs out to the guest's threads.
-pub(super) fn place(context: &Context, vm: &MicroVMSpec, process: &PodProcess) -> Result<CpuPlacement, Error> {
+/// Where a guest lies on its host.
+pub(super) struct Placed {
+    /// CPUs.
+    pub cpus: CpuPlacement,
+    /// Memory, and what the guest is shown of it.
+    pub cells: Vec<engine::GuestCell>,
+}
+
+/// Deals the pod's CPUs out to the guest's threads, and its memory to their cells. The same at any time in the pod's life.
+pub(super) fn place(context: &Context, vm: &MicroVMSpec, process: &PodProcess) -> Result<Placed, Error> {
     let cpu = &vm.machine.cpu;
     let request = placement::Request {
         vcpus: topology(vm).vcpus(),
         dedicated: cpu.dedicated_cpu_placement.unwrap_or(false),
         isolate_emulator: cpu.isolate_emulator_thread.unwrap_or(false),
     };
-    Ok(placement::place(request, &process.allowed_cpus()?, &context.topology)?)
+    let mut cpus = placement::place(request, &process.allowed_cpus()?, &context.topology)?;
+    let request =
+        cells::Request { pinned: &cpus.pinned, bytes: memory(vm), page: pages(vm).bytes(), mirror: is_mirrored(vm) };
+    let cells = cells::cells(request, &context.topology, &context.cells, &process.allowed_cells()?)?;
+    let cell = |cell: &engine::GuestCell| CellPlacement {
+        vcpus: cell.vcpus.iter().copied().collect::<CpuList>().to_string(),
+        memory: quantity::from_bytes(cell.bytes),
+        host_cells: cell.host_cells.iter().copied().collect::<CpuList>().to_string(),
+    };
+    cpus.cells = cells.iter().map(cell).collect();
+    Ok(Placed { cpus, cells })
+}
+
+fn is_mirrored(vm: &MicroVMSpec) -> bool {
+    vm.machine.cpu.numa.as_ref().is_some_and(|numa| numa.guest_mapping_passthrough.is_some())
+}
+
+/// Makes sure of the huge pages of each cell. The promise holds until [`huge_pages::HugePages::settle`].
+fn promise_huge_pages(context: &Context, vm: &MicroVMSpec, cells: &[engine::GuestCell]) -> Result<(), Error> {
+    let Some(size) = vm.machine.memory.hugepages.as_ref().map(|pages| pages.page_size) else { return Ok(()) };
+    let mut needed = huge_pages::Pages::new();
+    for (cell, bytes) in cells.iter().flat_map(|cell| cell.parts(size.bytes())) {
+        *needed.entry(cell).or_default() += bytes / size.bytes();
+    }
+    Ok(context.huge_pages.promise(&vm.pod_uid, size, needed)?)
+}
+
+/// Whether a started engine has its huge pages where they should be. Engines place them by first use, and another
+/// process may have been faster.
+pub(super) fn check_huge_pages(
+    vm: &MicroVMSpec,
+    cells: &[engine::GuestCell],
+    process: &PodProcess,
+) -> Result<(), Error> {
+    if vm.machine.memory.hugepages.is_none() || cells.is_empty() {
+        return Ok(());
+    }
+    let mut wanted = numa_maps::Wanted::new();
+    for cell in cells {
+        match cell.host_cells.as_slice() {
+            [one] => {
+                let bytes = wanted.entry(*one).or_insert(Some(0));
+                *bytes = bytes.map(|bytes| bytes + cell.bytes);
+            }
+            several => wanted.extend(several.iter().map(|cell| (*cell, None))),
+        }
+    }
+    Ok(numa_maps::check(&process.numa_maps()?, &wanted)?)
 }
 
 /// Kernel, initramfs and root of the image mounted in the pod, made once for each image on this host.

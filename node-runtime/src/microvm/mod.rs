@@ -5,18 +5,23 @@
 //!
 //! - [`controller`]: watches → tasks
 //! - [`guest`]: the loop of one guest
-//! - [`plan`], [`placement`], [`status`], [`image_identity`], [`resets`]: decisions and what is said of them, pure
+//! - [`plan`], [`placement`], [`cells`], [`numa_maps`], [`status`], [`image_identity`], [`resets`]: decisions and what is
+//!   said of them, pure
 //! - [`publish`]: what is said, written
+//! - [`huge_pages`]: whether each cell has what guests need of it
 //! - [`launch`] with [`images`], [`disks`], [`seed`], [`network`]: everything a guest needs, opened and handed over
 //! - [`session`] with [`pod_directory`], [`pod_process`]: who answers in the pod
 
+mod cells;
 pub mod controller;
 mod disks;
 mod guest;
+pub mod huge_pages;
 mod image_identity;
 pub mod images;
 mod launch;
 mod network;
+mod numa_maps;
 mod placement;
 mod plan;
 mod pod_directory;
@@ -29,11 +34,12 @@ mod status;
 
 pub use pod_directory::PodDirectories;
 
+use crate::engines::Engines;
 use crate::metrics::Metrics;
 use kube::Client;
 use std::path::PathBuf;
 use std::sync::Arc;
-use vse_crds::LogicalCpu;
+use vse_crds::{Cell, LogicalCpu};
 use vse_node_runtime::crash_point::CrashPoints;
 
 /// What all guests of a host share.
@@ -44,12 +50,16 @@ pub struct Context {
     pub node_name: String,
     /// CPUs of this host, as it was started with.
     pub topology: Vec<LogicalCpu>,
+    /// NUMA cells of this host.
+    pub cells: Vec<Cell>,
+    /// Its huge pages.
+    pub huge_pages: huge_pages::HugePages,
     /// kubelet's pods.
     pub pods: PodDirectories,
     /// Prepared system images.
     pub images: Arc<images::Images>,
-    /// The engine of this host.
-    pub engine: vse_engine::qemu::Qemu,
+    /// Drivers of the engines.
+    pub engines: Engines,
     /// `/dev/kvm`.
     pub kvm_device: PathBuf,
     /// Counters.

@@ -27,14 +27,16 @@ pub struct NotExclusive {
     got: String,
 }
 
-/// Deals the pod's CPUs out. vCPUs take them core by core (`topology` tells siblings), so that vCPUs that are threads
-/// of one guest core are siblings on the host; the last CPU is the emulator's when that is isolated.
+/// Deals the pod's CPUs out. vCPUs take them cell by cell and core by core (`topology` tells), so that vCPUs that are
+/// threads of one guest core are siblings on the host. The emulator's CPU, when that is isolated, is the last one of the
+/// cell that has most.
 pub fn place(request: Request, allowed: &CpuList, topology: &[LogicalCpu]) -> Result<CpuPlacement, NotExclusive> {
     if !request.dedicated {
         return Ok(CpuPlacement {
             summary: format!("shared {allowed}"),
             pinned: Vec::new(),
             emulator: allowed.to_string(),
+            cells: Vec::new(),
         });
     }
     let needed = request.vcpus + u32::from(request.isolate_emulator);
@@ -42,11 +44,19 @@ pub fn place(request: Request, allowed: &CpuList, topology: &[LogicalCpu]) -> Re
     if (allowed.len() as u32) < needed || allowed.len() >= topology.len() && allowed.len() as u32 > needed {
         return Err(NotExclusive { needed, got: allowed.to_string() });
     }
+    let place = |cpu: u32| topology.iter().find(|c| c.cpu == cpu).map(|c| (c.cell, c.socket, c.core));
     let mut cpus: Vec<u32> = allowed.iter().collect();
-    cpus.sort_by_key(|cpu| {
-        let place = topology.iter().find(|c| c.cpu == *cpu);
-        (place.map(|c| (c.cell, c.socket, c.core)), *cpu)
-    });
+    cpus.sort_by_key(|cpu| (place(*cpu), *cpu));
+    if request.isolate_emulator {
+        // What is not a vCPU's stands last.
+        let in_cell = |cell| cpus.iter().filter(|cpu| place(**cpu).map(|place| place.0) == cell).count();
+        let cells = cpus.iter().map(|cpu| place(*cpu).map(|place| place.0));
+        let spare = cells.enumerate().max_by_key(|(index, cell)| (in_cell(*cell), *index)).map(|(index, _)| index);
+        if let Some(spare) = spare {
+            let cpu = cpus.remove(spare);
+            cpus.push(cpu);
+        }
+    }
     let (vcpus, spare) = cpus.split_at(request.vcpus as usize);
     let emulator: CpuList = if request.isolate_emulator { spare.iter().copied().collect() } else { allowed.clone() };
     let pins: Vec<String> = vcpus.iter().enumerate().map(|(vcpu, cpu)| format!("{vcpu}→{cpu}")).collect();
@@ -54,6 +64,7 @@ pub fn place(request: Request, allowed: &CpuList, topology: &[LogicalCpu]) -> Re
         summary: format!("{}, emulator {emulator}", pins.join(" ")),
         pinned: vcpus.to_vec(),
         emulator: emulator.to_string(),
+        cells: Vec::new(),
     })
 }
 
@@ -81,6 +92,13 @@ mod tests {
         assert_eq!(placement.pinned, [1, 9, 2, 10]);
         assert_eq!(placement.emulator, "11");
         assert_eq!(placement.summary, "0→1 1→9 2→2 3→10, emulator 11");
+    }
+
+    #[test]
+    fn the_emulator_leaves_cells_alike() {
+        let request = Request { vcpus: 4, dedicated: true, isolate_emulator: true };
+        let placement = place(request, &list("0-2,4-5"), &smt(2, 4)).unwrap();
+        assert_eq!((placement.pinned, placement.emulator.as_str()), (vec![0, 1, 4, 5], "2"));
     }
 
     #[test]

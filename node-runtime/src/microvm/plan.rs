@@ -61,6 +61,8 @@ pub enum Pod {
     Ended {
         /// Exit code, 128 + n for signal n.
         code: i32,
+        /// The last line of a container that failed.
+        said: Option<String>,
     },
     /// It ended, and its container never ran: kubelet refused or evicted it.
     Refused {
@@ -189,14 +191,21 @@ pub fn plan(seen: &Observed) -> Plan {
 
 /// How the guest ended, once its process is known to be gone.
 fn ended(seen: &Observed) -> Option<(ExitReason, String)> {
-    let code = match &seen.pod {
-        Pod::Ended { code } => Some(*code),
-        Pod::Absent => None,
+    let (code, said) = match &seen.pod {
+        Pod::Ended { code, said } => (Some(*code), said.as_deref()),
+        Pod::Absent => (None, None),
         Pod::Refused { message } => return Some((ExitReason::LaunchFailed, message.clone())),
         Pod::Starting | Pod::Running => return None,
     };
     Some(match (seen.last_words, seen.wanted, code) {
-        (Some(LastWords::GuestPanic), ..) => (ExitReason::GuestPanic, "the guest's kernel panicked".into()),
+        // It was started, and stopped before it ran.
+        _ if seen.launch_failure.as_ref().is_some_and(|failure| failure.is_final) => {
+            let message = seen.launch_failure.as_ref().map(|failure| failure.message.clone());
+            (ExitReason::LaunchFailed, message.unwrap_or_default())
+        }
+        (Some(LastWords::GuestPanic), ..) | (None, _, Some(vse_engine::rest::EXIT_PANIC)) => {
+            (ExitReason::GuestPanic, "the guest's kernel panicked".into())
+        }
         (Some(LastWords::ResetLoop), ..) => (
             ExitReason::GuestPanic,
             "the guest reset itself again and again: its kernel does not come up; has it enough memory?".into(),
@@ -208,7 +217,10 @@ fn ended(seen: &Observed) -> Option<(ExitReason, String)> {
         (Some(LastWords::GuestShutdown), ..) | (None, _, Some(0)) => {
             (ExitReason::GuestShutdown, "the guest powered itself off".into())
         }
-        (None, _, Some(code)) => (ExitReason::EngineFailed, format!("the engine ended with exit code {code}")),
+        (None, _, Some(code)) => {
+            let said = said.map(|said| format!(": {said}")).unwrap_or_default();
+            (ExitReason::EngineFailed, format!("the engine ended with exit code {code}{said}"))
+        }
     })
 }
 
@@ -252,9 +264,15 @@ fn go(seen: &Observed) -> Plan {
             Some(failure) if seen.now < failure.retry_at => Plan::wait(MicroVMPhase::Preparing, Some(failure.retry_at)),
             _ => Plan::act(MicroVMPhase::Preparing, Action::Launch),
         },
+        Inside::Prelaunch if seen.launch_failure.as_ref().is_some_and(|failure| failure.is_final) => {
+            Plan::act(MicroVMPhase::Preparing, Action::Stop)
+        }
         Inside::Prelaunch if pause => Plan::wait(MicroVMPhase::Paused, None),
         Inside::Prelaunch => Plan::act(MicroVMPhase::Preparing, Action::Boot),
-        Inside::Running | Inside::Paused if seen.last_words == Some(LastWords::ResetLoop) => {
+        // Engines that let a guest go on after a panic, too.
+        Inside::Running | Inside::Paused
+            if matches!(seen.last_words, Some(LastWords::ResetLoop | LastWords::GuestPanic)) =>
+        {
             Plan::act(MicroVMPhase::Running, Action::Stop)
         }
         Inside::Running if pause => Plan::act(MicroVMPhase::Running, Action::Pause),

@@ -42,7 +42,7 @@ fn a_released_guest_is_never_touched_again() {
 
 #[test]
 fn each_end_has_its_reason() {
-    let ended = |code| Pod::Ended { code };
+    let ended = |code| Pod::Ended { code, said: None };
     let reason = |seen: &Observed| match plan(seen).action {
         Some(Action::Release(reason, _)) => reason,
         other => panic!("{other:?}"),
@@ -148,7 +148,7 @@ impl World {
 
     fn end(&mut self, code: i32) {
         self.seen.inside = Inside::Nobody;
-        self.seen.pod = Pod::Ended { code };
+        self.seen.pod = Pod::Ended { code, said: None };
     }
 }
 

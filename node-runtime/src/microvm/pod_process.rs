@@ -115,11 +115,28 @@ impl PodProcess {
         self.checked("ns/net", namespace).map(Into::into)
     }
 
-    /// The CPUs it may run on: the pod's effective cpuset.
+    /// The CPUs it may run on: the pod's effective cpuset. Threads that were pinned have a part of it each.
     pub fn allowed_cpus(&self) -> Result<CpuList, Error> {
-        let status = self.read("status")?;
-        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
-        Ok(CpuList::parse(list)?)
+        let tasks = format!("/proc/{}/task", self.pid());
+        let threads = self.checked("task", fs::read_dir(tasks))?;
+        let mut all = CpuList::default();
+        for thread in threads.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+            // It may end in between.
+            if let Ok(status) = self.read(&format!("task/{thread}/status")) {
+                all.extend(CpuList::parse(field(&status, "Cpus_allowed_list:"))?.iter());
+            }
+        }
+        Ok(all)
+    }
+
+    /// The NUMA cells whose memory it may use.
+    pub fn allowed_cells(&self) -> Result<CpuList, Error> {
+        Ok(CpuList::parse(field(&self.read("status")?, "Mems_allowed_list:"))?)
+    }
+
+    /// Where its memory lies (numa(7)); nothing where the kernel has no NUMA.
+    pub fn numa_maps(&self) -> Result<String, Error> {
+        self.read("numa_maps")
     }
 
     /// Its mount table (proc_pid_mountinfo(5)).
@@ -139,6 +156,11 @@ impl PodProcess {
     pub fn kill(&self) -> Result<(), Error> {
         pidfd_send_signal(&self.pidfd, Signal::KILL).map_err(|errno| self.io("cannot kill")(errno.into()))
     }
+}
+
+/// Value of a field of proc_pid_status(5).
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default()
 }
 
 /// `…/pod<uid>/…` with kubelet's cgroupfs driver, `…-pod<uid with _>.slice/…` with its systemd driver.

@@ -5,13 +5,15 @@
 use super::plan::Inside;
 use super::pod_process::{self, PodProcess};
 use super::{Context, network};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use tokio::net::UnixStream;
 use vse_crds::labels::paths;
 use vse_crds::{GuestInfo, MicroVMSpec};
 use vse_engine::agent::Agent;
-use vse_engine::{Engine, Event, Events, Guest, RunState};
+use vse_engine::{Channels, Engine, Event, EventSource, Events, EventsFile, Guest, RunState};
 use vse_guest_network::Attached;
 use vse_launch::{ConnectError, Connection, connect_beneath};
 
@@ -76,9 +78,12 @@ impl Session {
             self.process = None;
             return Ok(Answer::of(Inside::Nobody));
         };
-        if let Some(monitor) = connect(&run, context.engine.monitor_socket())? {
+        // An engine this version does not know runs no guest: the launcher gets no order for it.
+        if let Some(engine) = context.engines.get(&vm.engine)
+            && let Some(monitor) = connect(&run, engine.files().monitor)?
+        {
             let launched_here = self.process.as_ref().is_some_and(|known| known.pid() == monitor.peer_pid);
-            self.adopt(context, vm, monitor).await?;
+            self.adopt(engine, vm, &run, monitor).await?;
             let answer = self.ask_engine().await.unwrap_or(Answer::of(Inside::Nobody));
             return Ok(Answer { adopted: !launched_here, ..answer });
         }
@@ -101,9 +106,17 @@ impl Session {
         Some(Answer { inside, agent: info.agent_connected, adopted: false })
     }
 
-    async fn adopt(&mut self, context: &Context, vm: &MicroVMSpec, monitor: Connection) -> Result<(), Error> {
+    async fn adopt(
+        &mut self,
+        engine: &dyn Engine,
+        vm: &MicroVMSpec,
+        run: &OwnedFd,
+        monitor: Connection,
+    ) -> Result<(), Error> {
         let process = PodProcess::open(monitor.peer_pid, &vm.pod_uid)?;
-        let guest = context.engine.connect(stream(monitor)?).await?;
+        // Before the first question: what happens after its answer is told.
+        let events = engine.files().events.map(|file| event_source(run, file)).transpose()?.flatten();
+        let guest = engine.connect(Channels { monitor: stream(monitor)?, events }).await?;
         if self.network.is_none() {
             let network = network::adopt(vm, &process).await;
             self.network = network.map_err(|error| Error::Network(Box::new(error)))?;
@@ -151,9 +164,10 @@ impl Session {
 }
 
 /// Asks the guest agent what the guest is. What it says is only shown.
-pub(super) async fn ask_agent(context: &Context, pod_uid: &str) -> Option<GuestInfo> {
-    let run = context.pods.run(pod_uid).ok()??;
-    let connection = connect(&run, context.engine.agent_socket()).ok()??;
+pub(super) async fn ask_agent(context: &Context, vm: &MicroVMSpec) -> Option<GuestInfo> {
+    let run = context.pods.run(&vm.pod_uid).ok()??;
+    let socket = context.engines.get(&vm.engine)?.files().agent?;
+    let connection = connect(&run, socket).ok()??;
     let mut agent = Agent::new(stream(connection).ok()?);
     let os = agent.os_info().await.inspect_err(|error| tracing::debug!(%error, "guest agent")).ok()?;
     Some(GuestInfo { hostname: agent.host_name().await.ok(), os: os.pretty_name, kernel: os.kernel_release })
@@ -166,6 +180,24 @@ fn connect(run: &OwnedFd, name: &str) -> Result<Option<Connection>, ConnectError
         Err(ConnectError::Absent(_) | ConnectError::NobodyListens(_) | ConnectError::Busy(_)) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The way the engine tells of events; nothing when it is gone.
+fn event_source(run: &OwnedFd, file: EventsFile) -> Result<Option<EventSource>, Error> {
+    Ok(match file {
+        EventsFile::Socket(name) => match connect(run, name)? {
+            Some(connection) => Some(EventSource::Socket(stream(connection)?)),
+            None => None,
+        },
+        EventsFile::Log(name) => {
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            // What lies there is the pod's: opening it must not wait, whatever it is.
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let log = openat2(run, name, flags, Mode::empty(), resolve)?;
+            let is_file = FileType::from_raw_mode(fstat(&log)?.st_mode) == FileType::RegularFile;
+            is_file.then(|| EventSource::File(File::from(log)))
+        }
+    })
 }
 
 fn stream(connection: Connection) -> io::Result<UnixStream> {

@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_end_is_said_with_how_it_came() {
-        let over = Observed { pod: Pod::Ended { code: 0 }, inside: Inside::Nobody, ..running() };
+        let over = Observed { pod: Pod::Ended { code: 0, said: None }, inside: Inside::Nobody, ..running() };
         assert_eq!(say(None, &over, &Memory::default()), None);
         let exit = ExitRecord {
             incarnation: 1,

@@ -5,8 +5,11 @@ use crate::vse::merge::ResolvedSpec;
 use crate::vse::overhead::overhead;
 use crate::vse::refusal::{Problem, Refusal};
 use crate::vse::shape::{Cpus, Shape};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use vse_crds::{Accelerator, EngineName, Host, HostStatus, condition, quantity};
+use vse_crds::{
+    Accelerator, EngineName, Host, HostEngine, HostStatus, PageSize, condition, engine_capabilities, quantity,
+};
 
 /// Most hosts a message names.
 const NAMED_HOSTS: usize = 4;
@@ -20,9 +23,15 @@ pub struct Choice {
     pub accelerator: Accelerator,
 }
 
-/// The best engine and accelerator that some host offers and has room for; KVM before TCG. Room means the totals a
-/// host has: what is free now is kube-scheduler's to know.
-pub fn choose(spec: &ResolvedSpec, shape: &Shape, hosts: &[Arc<Host>]) -> Result<Choice, Refusal> {
+/// The best engine and accelerator under which some host can run the guest and has room for it. Better is KVM before TCG;
+/// then what stands first in such a host's policy; among equals the order of [`EngineName::ALL`]. Room means the totals a
+/// host has: what is free now is kube-scheduler's to know. `images`: engines that VM pods can be made of.
+pub fn choose(
+    spec: &ResolvedSpec,
+    shape: &Shape,
+    hosts: &[Arc<Host>],
+    images: &BTreeSet<EngineName>,
+) -> Result<Choice, Refusal> {
     let ready: Vec<Candidate<'_>> = hosts.iter().filter_map(Candidate::ready).collect();
     if ready.is_empty() {
         return Err(Refusal::one(
@@ -31,24 +40,64 @@ pub fn choose(spec: &ResolvedSpec, shape: &Shape, hosts: &[Arc<Host>]) -> Result
             "no host is Ready; is the node runtime running? (kubectl get hosts)",
         ));
     }
-    let wanted = spec.engine.named().map_or_else(|| vec![EngineName::Qemu], |engine| vec![engine]);
+    let wanted: Vec<EngineName> = match spec.engine.named() {
+        Some(engine) if !images.contains(&engine) => return Err(no_image(engine, images)),
+        Some(engine) => vec![engine],
+        None => EngineName::ALL.into_iter().filter(|engine| images.contains(engine)).collect(),
+    };
+    let capabilities = needed_capabilities(shape);
+    let mut best: Option<(Rank, Choice)> = None;
     let mut refused = None;
     for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
         for &engine in &wanted {
-            let offering: Vec<_> = ready.iter().filter(|host| host.offers(engine, accelerator)).collect();
+            let choice = Choice { engine, accelerator };
+            let offering: Vec<_> = ready.iter().filter(|host| host.against(choice, &capabilities).is_none()).collect();
             if offering.is_empty() {
                 continue;
             }
-            let choice = Choice { engine, accelerator };
             match room(shape, choice, &offering) {
-                Ok(()) => return Ok(choice),
+                Ok(place) => {
+                    let rank = (accelerator, place, engine);
+                    if best.is_none_or(|(best, _)| rank < best) {
+                        best = Some((rank, choice));
+                    }
+                }
                 Err(refusal) => {
                     refused.get_or_insert(refusal);
                 }
             }
         }
     }
-    Err(refused.unwrap_or_else(|| no_engine(&wanted, &ready)))
+    match (best, refused) {
+        (Some((_, choice)), _) => Ok(choice),
+        (None, Some(refusal)) => Err(refusal),
+        (None, None) => Err(no_engine(&wanted, &ready, &capabilities)),
+    }
+}
+
+/// How good a choice is, least first: accelerator, place in the policy of a host, and the project's own order.
+type Rank = (Accelerator, usize, EngineName);
+
+/// Something not every engine can do.
+struct Capability {
+    name: &'static str,
+    /// Field that asks for it.
+    path: &'static str,
+}
+
+fn needed_capabilities(shape: &Shape) -> Vec<Capability> {
+    let pages = shape.huge_pages.map(|size| Capability {
+        name: match size {
+            PageSize::TwoMi => engine_capabilities::HUGE_PAGES_2MI,
+            PageSize::OneGi => engine_capabilities::HUGE_PAGES_1GI,
+        },
+        path: "spec.machine.memory.hugepages.pageSize",
+    });
+    let cells = shape.mirror_cells.then_some(Capability {
+        name: engine_capabilities::GUEST_CELLS,
+        path: "spec.machine.cpu.numa.guestMappingPassthrough",
+    });
+    pages.into_iter().chain(cells).collect()
 }
 
 /// A ready host.
@@ -64,35 +113,68 @@ impl<'a> Candidate<'a> {
             .then_some(Candidate { name: host.metadata.name.as_deref().unwrap_or_default(), status })
     }
 
-    fn offers(&self, engine: EngineName, accelerator: Accelerator) -> bool {
-        self.status.engines.iter().any(|offer| offer.name == engine && offer.accelerators.contains(&accelerator))
+    /// Where the engine stands in this host's policy, and what the host says of it.
+    fn offer(&self, engine: EngineName) -> Option<(usize, &HostEngine)> {
+        self.status.engines.iter().enumerate().find(|(_, offer)| offer.name == engine)
     }
 
-    /// Why none of the engines runs guests here.
-    fn mismatch(&self, wanted: &[EngineName]) -> String {
-        let offer = self.status.engines.iter().find(|offer| wanted.contains(&offer.name));
-        let why = match offer {
-            None => "its HostPolicy does not list the engine".to_owned(),
-            Some(offer) if !offer.reason.is_empty() => offer.reason.clone(),
-            Some(_) => {
-                format!("KVM is not usable ({}) and its HostPolicy does not allow emulation", self.status.kvm.reason)
-            }
+    /// Why that choice runs no such guest here; nothing when it does.
+    fn against(&self, choice: Choice, needed: &[Capability]) -> Option<String> {
+        let Some((_, offer)) = self.offer(choice.engine) else {
+            return Some("its HostPolicy does not list it".to_owned());
         };
-        format!("{}: {why}", self.name)
+        if !offer.accelerators.contains(&choice.accelerator) {
+            return Some(match offer.reason.as_str() {
+                "" => format!(
+                    "KVM is not usable ({}) and its HostPolicy does not allow emulation",
+                    self.status.kvm.reason
+                ),
+                reason => reason.to_owned(),
+            });
+        }
+        let lacks = |capability: &&Capability| !offer.capabilities.iter().any(|has| has == capability.name);
+        let lacking: Vec<_> = needed
+            .iter()
+            .filter(lacks)
+            .map(|capability| format!("lacks {}, which {} needs", capability.name, capability.path))
+            .collect();
+        (!lacking.is_empty()).then(|| lacking.join(" and "))
+    }
+
+    /// Why none of the engines runs the guest here: each with its best accelerator.
+    fn mismatches(&self, wanted: &[EngineName], needed: &[Capability]) -> String {
+        let why = |engine: &EngineName| {
+            let offered = self.offer(*engine).and_then(|(_, offer)| offer.accelerators.first().copied());
+            let choice = Choice { engine: *engine, accelerator: offered.unwrap_or(Accelerator::Kvm) };
+            Some(format!("{}: {}", engine.as_str(), self.against(choice, needed)?))
+        };
+        format!("{}: {}", self.name, wanted.iter().filter_map(why).collect::<Vec<_>>().join(", "))
     }
 }
 
-fn no_engine(wanted: &[EngineName], hosts: &[Candidate<'_>]) -> Refusal {
+fn no_engine(wanted: &[EngineName], hosts: &[Candidate<'_>], needed: &[Capability]) -> Refusal {
     let names: Vec<_> = wanted.iter().map(|engine| engine.as_str()).collect();
-    let mismatches = list(hosts.iter().map(|host| host.mismatch(wanted)));
-    Refusal::one(Reason::NoEngine, "spec.engine", format!("no host can run {} ({mismatches})", names.join(" or ")))
+    let mismatches = list(hosts.iter().map(|host| host.mismatches(wanted, needed)));
+    let message = format!("no host can run the guest under {} ({mismatches})", names.join(" or "));
+    Refusal::one(Reason::NoEngine, "spec.engine", message)
 }
 
-/// Whether one of the hosts is large enough.
-fn room(shape: &Shape, choice: Choice, hosts: &[&Candidate<'_>]) -> Result<(), Refusal> {
+fn no_image(engine: EngineName, images: &BTreeSet<EngineName>) -> Refusal {
+    let there: Vec<_> = images.iter().map(|engine| engine.as_str()).collect();
+    let message = format!(
+        "the operator was given no image of engine {} (chart: images.engine…), but of {}",
+        engine.as_str(),
+        there.join(", ")
+    );
+    Refusal::one(Reason::NoEngine, "spec.engine", message)
+}
+
+/// The best place of the engine in the policy of a host that is large enough, if one of them is.
+fn room(shape: &Shape, choice: Choice, hosts: &[&Candidate<'_>]) -> Result<usize, Refusal> {
     let needs = Needs::of(shape, choice);
-    if hosts.iter().any(|host| needs.fit(host.status)) {
-        return Ok(());
+    let fitting = hosts.iter().filter(|host| needs.fit(host.status));
+    if let Some(place) = fitting.filter_map(|host| Some(host.offer(choice.engine)?.0)).min() {
+        return Ok(place);
     }
     let mut problems: Vec<(Reason, Problem)> = Vec::new();
     for resource in &needs.resources {

@@ -3,6 +3,7 @@
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::vse::observe::Observed;
+use crate::vse::pod::Images;
 use crate::vse::pod_facts::PodFacts;
 use crate::vse::storage::Claims;
 use jiff::Timestamp;
@@ -17,7 +18,7 @@ use vse_crds::{VSE, labels};
 const MAX_EVENTS: u32 = 50;
 
 /// Everything about a VSE at this time.
-pub async fn gather(client: &Client, cache: &Cache, vse: Arc<VSE>) -> Result<Observed, Error> {
+pub async fn gather(client: &Client, cache: &Cache, images: &Images, vse: Arc<VSE>) -> Result<Observed, Error> {
     let pods = cache.pods.state_filter(|pod| is_of(pod, &vse));
     let microvms = cache.microvms.state_filter(|vm| is_of(vm, &vse));
     let profile = vse.spec.profile_name.as_ref().and_then(|name| cache.profiles.get(&ObjectRef::new(name)));
@@ -28,6 +29,7 @@ pub async fn gather(client: &Client, cache: &Cache, vse: Arc<VSE>) -> Result<Obs
     }
     Ok(Observed {
         claims: claims(cache, &vse),
+        engines: images.engines.keys().copied().collect(),
         hosts: cache.hosts.state(),
         profile,
         pods,

@@ -19,7 +19,7 @@ pub struct ResolvedSpec {
     pub engine: EngineChoice,
     /// What runs in the guest; kernel arguments of the profile first.
     pub system: System,
-    /// The machine's shape, every field given but `request` and `hugepages`.
+    /// The machine's shape, every field given but `numa`, `request` and `hugepages`.
     pub machine: Machine,
     /// How the guest sees its volumes.
     pub disks: Vec<Disk>,
@@ -86,6 +86,7 @@ impl Merge<'_> {
             isolate_emulator_thread: self
                 .pick(&path("isolateEmulatorThread"), &ours.isolate_emulator_thread, &base.isolate_emulator_thread)
                 .or(Some(false)),
+            numa: self.pick(&path("numa"), &ours.numa, &base.numa),
             request: self.quantity(&path("request"), &ours.request, &base.request),
         }
     }

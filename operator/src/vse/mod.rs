@@ -169,7 +169,7 @@ async fn reconcile(vse: Arc<VSE>, context: Arc<Context>) -> Result<Again, Error>
 }
 
 async fn pass(vse: Arc<VSE>, context: &Context) -> Result<Again, Error> {
-    let seen = gather::gather(&context.client, &context.cache, vse).await?;
+    let seen = gather::gather(&context.client, &context.cache, &context.images, vse).await?;
     let plan = plan::plan(&seen, &context.images);
     let executor = Executor::new(&context.client, &seen.vse);
     let failure = execute(&executor, &plan).await.err();

@@ -5,8 +5,9 @@ use crate::vse::storage::Claims;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use vse_crds::{Host, MicroVM, VSE, VSEProfile, VSEStatus};
+use vse_crds::{EngineName, Host, MicroVM, VSE, VSEProfile, VSEStatus};
 
 /// What a plan is made from.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Observed {
     pub profile: Option<Arc<VSEProfile>>,
     /// The claims it names, those that exist.
     pub claims: Claims,
+    /// Engines that VM pods can be made of.
+    pub engines: BTreeSet<EngineName>,
     /// All hosts.
     pub hosts: Vec<Arc<Host>>,
     /// Its pods, of all incarnations.

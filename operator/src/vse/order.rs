@@ -30,7 +30,7 @@ impl Order {
         let storage = storage(&spec, &seen.claims)?;
         let choice = match placed {
             Some(choice) => choice,
-            None => choose(&spec, &shape, &seen.hosts)?,
+            None => choose(&spec, &shape, &seen.hosts, &seen.engines)?,
         };
         Ok(Order { spec, shape, storage, choice })
     }

@@ -4,7 +4,6 @@
 //! a new incarnation is claimed only when the previous one is known to have ended, and a settled plan stays settled.
 
 use crate::reason::Reason;
-use crate::vse::choose::Choice;
 use crate::vse::exit;
 use crate::vse::fingerprint::{self, Fingerprint, fingerprint};
 use crate::vse::life::{Life, is_released, is_stray};
@@ -22,7 +21,7 @@ use crate::vse::trouble::{Trouble, host_trouble, launch_trouble};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
-use vse_crds::{EngineName, ExitRecord, MicroVM, MicroVMPhase, RunStrategy, VSEStatus, labels};
+use vse_crds::{ExitRecord, MicroVM, MicroVMPhase, PowerState, RunStrategy, VSEStatus, labels};
 
 /// One call to the API server.
 #[derive(Clone, Debug, PartialEq)]
@@ -158,7 +157,7 @@ fn pending(seen: &Observed, status: VSEStatus, pod: &Pod) -> Plan {
     if facts.deleting() {
         return Plan::of(seen, status, Vec::new(), Situation::starting());
     }
-    let placed = facts.node().and_then(|_| made_with(pod));
+    let placed = facts.node().and_then(|_| pod::made_with(pod));
     let order = match Order::new(seen, placed) {
         Ok(order) => order,
         // Hosts that went away are no reason to give up a pod's place in the queue.
@@ -169,7 +168,7 @@ fn pending(seen: &Observed, status: VSEStatus, pod: &Pod) -> Plan {
             return Plan::of(seen, status, delete_pod(pod), Situation::Refused(refusal));
         }
     };
-    if is_outdated(seen, pod) || made_with(pod) != Some(order.choice) {
+    if is_outdated(seen, pod) || pod::made_with(pod) != Some(order.choice) {
         return Plan::of(seen, status, delete_pod(pod), Situation::starting());
     }
     let Some(node) = facts.node() else {
@@ -376,11 +375,6 @@ fn restart_wanted(seen: &Observed, vm: Option<&MicroVM>, pod: Option<&Pod>) -> b
     };
     let asked = names::restarted_at(&seen.vse);
     asked.is_some() && asked != made_with.map(String::as_str)
-}
-
-/// Engine and accelerator a pod was made for.
-fn made_with(pod: &Pod) -> Option<Choice> {
-    Some(Choice { engine: EngineName::Qemu, accelerator: pod::accelerator(pod)? })
 }
 
 /// Whether a pod without a guest was made from another spec or for an earlier restart.

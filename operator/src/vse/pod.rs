@@ -1,6 +1,7 @@
 //! The VM pod, built from an incarnation's order, pure. ARCHITECTURE.md has its file system and its promises: no
 //! privilege, one container, one process.
 
+use crate::vse::choose::Choice;
 use crate::vse::fingerprint::{self, fingerprint};
 use crate::vse::names;
 use crate::vse::order::Order;
@@ -16,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use std::collections::BTreeMap;
 use vse_crds::labels::{self, paths};
-use vse_crds::{Accelerator, Backing, VSE, quantity};
+use vse_crds::{Accelerator, Backing, EngineName, VSE, quantity};
 
 /// User, group and group of volumes in VM pods: the conventional uid of `qemu` (libvirt's and KubeVirt's).
 pub const QEMU_USER: i64 = 107;
@@ -37,9 +38,9 @@ const CLOUD_INIT_VOLUME: &str = "cloud-init";
 pub struct Images {
     /// The launcher.
     pub launcher: String,
-    /// QEMU.
-    pub engine_qemu: String,
-    /// Pull policy of both; kubelet's default when none.
+    /// The engines, those there are images of.
+    pub engines: BTreeMap<EngineName, String>,
+    /// Pull policy of all of them; kubelet's default when none.
     pub pull_policy: Option<String>,
 }
 
@@ -78,23 +79,28 @@ pub fn build(vse: &VSE, incarnation: i64, order: &Order, images: &Images) -> Pod
     }
 }
 
-/// The accelerator a pod was made for.
-pub fn accelerator(pod: &Pod) -> Option<Accelerator> {
+/// Engine and accelerator a pod was made for.
+pub fn made_with(pod: &Pod) -> Option<Choice> {
     let container = pod.spec.as_ref()?.containers.first()?;
     let limits = container.resources.as_ref()?.limits.as_ref()?;
-    if limits.contains_key(labels::RESOURCE_KVM) {
-        Some(Accelerator::Kvm)
-    } else if limits.contains_key(labels::RESOURCE_EMULATION) {
-        Some(Accelerator::Tcg)
-    } else {
-        None
+    let accelerators = [Accelerator::Kvm, Accelerator::Tcg];
+    Some(Choice {
+        engine: EngineName::ALL.into_iter().find(|engine| limits.contains_key(engine.resource()))?,
+        accelerator: accelerators.into_iter().find(|accelerator| limits.contains_key(resource(*accelerator)))?,
+    })
+}
+
+fn resource(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        Accelerator::Kvm => labels::RESOURCE_KVM,
+        Accelerator::Tcg => labels::RESOURCE_EMULATION,
     }
 }
 
 fn container(order: &Order, images: &Images) -> Container {
     Container {
         name: labels::VM_CONTAINER.into(),
-        image: Some(images.engine_qemu.clone()),
+        image: images.engines.get(&order.choice.engine).cloned(),
         image_pull_policy: images.pull_policy.clone(),
         command: Some(vec![
             format!("{}/vse-launcher", paths::LAUNCHER),
@@ -111,6 +117,8 @@ fn container(order: &Order, images: &Images) -> Container {
             read_only_root_filesystem: Some(true),
             ..SecurityContext::default()
         }),
+        // What an engine that failed said last is the end of its output.
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
         volume_mounts: Some(mounts(order)),
         volume_devices: some(devices(&order.storage)),
         ..Container::default()
@@ -150,11 +158,9 @@ fn resources(order: &Order) -> ResourceRequirements {
             limit("memory", quantity::from_bytes(shape.memory + overhead));
         }
     }
-    let accelerator = match order.choice.accelerator {
-        Accelerator::Kvm => labels::RESOURCE_KVM,
-        Accelerator::Tcg => labels::RESOURCE_EMULATION,
-    };
-    limit(accelerator, Quantity("1".into()));
+    for ticket in [resource(order.choice.accelerator), order.choice.engine.resource()] {
+        limit(ticket, Quantity("1".into()));
+    }
     let mut requests = limits.clone();
     let cpu = match shape.cpus {
         Cpus::Dedicated(cpus) => Quantity(cpus.to_string()),

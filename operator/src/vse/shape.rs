@@ -2,7 +2,7 @@
 
 use crate::reason::Reason;
 use crate::vse::refusal::{Problem, Refusal};
-use vse_crds::{Machine, PageSize, quantity};
+use vse_crds::{Cpu, Machine, PageSize, quantity};
 
 /// Least guest memory, in bytes (the CRD says why).
 const MIN_MEMORY: u64 = 96 << 20;
@@ -18,6 +18,8 @@ pub struct Shape {
     pub memory: u64,
     /// Huge pages the RAM is made of.
     pub huge_pages: Option<PageSize>,
+    /// The guest is shown the host's NUMA cells.
+    pub mirror_cells: bool,
 }
 
 /// What a guest needs of its host's CPUs.
@@ -54,6 +56,7 @@ pub fn shape(machine: &Machine) -> Result<Shape, Refusal> {
         cpus,
         memory: guest_bytes(machine).unwrap_or_default(),
         huge_pages: machine.memory.hugepages.as_ref().map(|h| h.page_size),
+        mirror_cells: mirrors_cells(cpu),
     })
 }
 
@@ -70,6 +73,9 @@ pub fn contradictions(machine: &Machine) -> Vec<Problem> {
     }
     if cpu.isolate_emulator_thread == Some(true) && cpu.dedicated_cpu_placement == Some(false) {
         problem("cpu.isolateEmulatorThread", "needs dedicatedCPUPlacement: true".into());
+    }
+    if mirrors_cells(cpu) && cpu.dedicated_cpu_placement == Some(false) {
+        problem("cpu.numa.guestMappingPassthrough", "needs dedicatedCPUPlacement: true".into());
     }
     if let Some(request) = &cpu.request {
         if cpu.dedicated_cpu_placement == Some(true) {
@@ -103,6 +109,10 @@ pub fn contradictions(machine: &Machine) -> Vec<Problem> {
     problems
 }
 
+fn mirrors_cells(cpu: &Cpu) -> bool {
+    cpu.numa.as_ref().is_some_and(|numa| numa.guest_mapping_passthrough.is_some())
+}
+
 fn vcpus(machine: &Machine) -> u64 {
     let cpu = &machine.cpu;
     [cpu.sockets, cpu.cores, cpu.threads].iter().map(|n| u64::from(n.unwrap_or(1))).fold(1, u64::saturating_mul)
@@ -116,7 +126,7 @@ fn guest_bytes(machine: &Machine) -> Option<u64> {
 mod tests {
     use super::*;
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-    use vse_crds::{Cpu, HugePages, Memory};
+    use vse_crds::{GuestMappingPassthrough, HugePages, Memory, Numa};
 
     fn machine(guest: &str, cores: u32) -> Machine {
         Machine {
@@ -149,7 +159,8 @@ mod tests {
         let mut machine = machine("1Mi", 600);
         machine.cpu.isolate_emulator_thread = Some(true);
         machine.cpu.dedicated_cpu_placement = Some(false);
-        assert_eq!(shape(&machine).unwrap_err().problems.len(), 3);
+        machine.cpu.numa = Some(Numa { guest_mapping_passthrough: Some(GuestMappingPassthrough {}) });
+        assert_eq!(shape(&machine).unwrap_err().problems.len(), 4);
     }
 
     #[test]

@@ -51,7 +51,9 @@ impl Operator {
             cache,
             images: Images {
                 launcher: "example.org/vse/launcher:1".into(),
-                engine_qemu: "example.org/vse/engine-qemu:1".into(),
+                engines: vse_crds::EngineName::ALL
+                    .map(|engine| (engine, format!("example.org/vse/engine-{}:1", engine.as_str())))
+                    .into(),
                 pull_policy: None,
             },
             metrics: Metrics::default(),

@@ -18,7 +18,10 @@ fn guest(name: &str, cpus: CpuPlacement) -> MicroVM {
 #[test]
 fn dedicated_cpus_beside_another_guest() {
     let (host, vm) = parts();
-    let other = guest("other-7", CpuPlacement { summary: String::new(), pinned: vec![3, 7], emulator: "3".into() });
+    let other = guest(
+        "other-7",
+        CpuPlacement { summary: String::new(), pinned: vec![3, 7], emulator: "3".into(), cells: Vec::new() },
+    );
     let map = map::draw_up(&host, &vm, &[other]);
     golden::check("topology-dedicated.txt", &render(&map, Paint::off()));
     let json = serde_json::to_string_pretty(&map).unwrap();
@@ -28,8 +31,10 @@ fn dedicated_cpus_beside_another_guest() {
 #[test]
 fn shared_cpus() {
     let (host, _) = parts();
-    let vm =
-        guest("hello-1", CpuPlacement { summary: "shared 0-7".into(), pinned: Vec::new(), emulator: "0-7".into() });
+    let vm = guest(
+        "hello-1",
+        CpuPlacement { summary: "shared 0-7".into(), pinned: Vec::new(), emulator: "0-7".into(), cells: Vec::new() },
+    );
     let map = map::draw_up(&host, &vm, &[]);
     golden::check("topology-shared.txt", &render(&map, Paint::off()));
 }

@@ -8,7 +8,7 @@ use crate::vse::pod;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use vse_crds::VSE;
+use vse_crds::{EngineName, VSE};
 
 /// Every field that shapes a pod.
 const FULL: &str = r"
@@ -53,6 +53,7 @@ fn check(name: &str, vse: VSE, incarnation: i64) {
         profile: None,
         claims: claims.into_iter().map(|claim| (claim.metadata.name.clone().unwrap(), Arc::new(claim))).collect(),
         hosts: vec![host()],
+        engines: EngineName::ALL.into(),
         pods: Vec::new(),
         microvms: Vec::new(),
         pod_warning: None,

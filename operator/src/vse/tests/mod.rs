@@ -1,5 +1,6 @@
 //! Tests of the planner and of what it builds.
 
+mod choices;
 mod decisions;
 mod golden;
 mod properties;
@@ -8,7 +9,7 @@ mod sim;
 
 use crate::vse::pod::Images;
 use std::sync::Arc;
-use vse_crds::{Host, VSE};
+use vse_crds::{Accelerator, EngineName, Host, HostEngine, VSE};
 
 /// A small VSE.
 pub(crate) const DEMO: &str = r"
@@ -31,7 +32,9 @@ status:
   memory: 32Gi
   kvm: {usable: false, reason: the CPU has neither vmx nor svm}
   emulation: Allow
-  engines: [{name: qemu, accelerators: [TCG]}]
+  engines:
+  - {name: vmm, reason: KVM is not usable}
+  - {name: qemu, accelerators: [TCG], capabilities: [HugePages2Mi, HugePages1Gi, GuestCells]}
   cells:
   - {id: 0, cpus: 0-7, memory: 32Gi, hugePages: [{pageSize: 2Mi, total: 512}]}
   conditions:
@@ -50,10 +53,28 @@ pub(crate) fn host() -> Arc<Host> {
     Arc::new(from_yaml(HOST))
 }
 
+/// A host with KVM and these engines, best first, that can do all there is to do.
+pub(crate) fn fast_host(name: &str, engines: &[EngineName]) -> Arc<Host> {
+    let mut fast = host().as_ref().clone();
+    fast.metadata.name = Some(name.into());
+    let status = fast.status.as_mut().unwrap();
+    let capabilities = status.engines[1].capabilities.clone();
+    status.engines = engines
+        .iter()
+        .map(|engine| HostEngine {
+            name: *engine,
+            accelerators: vec![Accelerator::Kvm],
+            capabilities: capabilities.clone(),
+            reason: String::new(),
+        })
+        .collect();
+    Arc::new(fast)
+}
+
 pub(crate) fn images() -> Images {
     Images {
         launcher: "example.org/vse/launcher:1".into(),
-        engine_qemu: "example.org/vse/engine-qemu:1".into(),
+        engines: EngineName::ALL.map(|engine| (engine, format!("example.org/vse/engine-{}:1", engine.as_str()))).into(),
         pull_policy: None,
     }
 }

@@ -7,7 +7,7 @@ use crate::vse::order::Order;
 use crate::vse::refusal::Refusal;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use vse_crds::{Accelerator, Host, VSE, VSEProfile};
+use vse_crds::{EngineName, Host, VSE, VSEProfile};
 
 fn seen(vse: VSE, profile: Option<&str>, hosts: Vec<Arc<Host>>) -> Observed {
     Observed {
@@ -15,6 +15,7 @@ fn seen(vse: VSE, profile: Option<&str>, hosts: Vec<Arc<Host>>) -> Observed {
         profile: profile.map(|yaml| Arc::new(from_yaml::<VSEProfile>(yaml))),
         claims: BTreeMap::new(),
         hosts,
+        engines: EngineName::ALL.into(),
         pods: Vec::new(),
         microvms: Vec::new(),
         pod_warning: None,
@@ -133,21 +134,13 @@ fn without_hosts_it_waits_without_engines_it_says_why() {
     assert_eq!(refusal(vse(), None, Vec::new()).reason, Reason::NoHost);
     let mut idle = host().as_ref().clone();
     let status = idle.status.as_mut().unwrap();
-    status.engines[0].accelerators.clear();
+    status.engines.iter_mut().for_each(|engine| engine.accelerators.clear());
     let refusal = refusal(vse(), None, vec![Arc::new(idle)]);
     assert_eq!(refusal.reason, Reason::NoEngine);
     assert_eq!(
         refusal.to_string(),
-        "spec.engine: no host can run qemu (host-1: KVM is not usable (the CPU has neither vmx nor svm) \
-         and its HostPolicy does not allow emulation)"
+        "spec.engine: no host can run the guest under vmm or cloud-hypervisor or qemu (host-1: vmm: KVM is not usable, \
+         cloud-hypervisor: its HostPolicy does not list it, qemu: KVM is not usable (the CPU has neither vmx nor svm) and \
+         its HostPolicy does not allow emulation)"
     );
-}
-
-#[test]
-fn kvm_is_taken_where_there_is_any() {
-    let mut fast = host().as_ref().clone();
-    fast.metadata.name = Some("host-2".into());
-    fast.status.as_mut().unwrap().engines[0].accelerators = vec![Accelerator::Kvm];
-    let order = Order::new(&seen(vse(), None, vec![host(), Arc::new(fast)]), None).unwrap();
-    assert_eq!(order.choice.accelerator, Accelerator::Kvm);
 }

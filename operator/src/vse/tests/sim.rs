@@ -16,7 +16,8 @@ use kube::ResourceExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use vse_crds::{
-    ExitReason, ExitRecord, MicroVM, MicroVMPhase, MicroVMStatus, PowerState, Timings, VSE, VSEStatus, labels,
+    EngineName, ExitReason, ExitRecord, MicroVM, MicroVMPhase, MicroVMStatus, PowerState, Timings, VSE, VSEStatus,
+    labels,
 };
 
 /// Operators that act at the same time: a leader, and one that does not know yet that it lost the Lease.
@@ -113,6 +114,7 @@ impl World {
             vse: Arc::new(vse.vse.clone()?),
             profile: None,
             claims: BTreeMap::new(),
+            engines: EngineName::ALL.into(),
             hosts: vec![host()],
             pods: pods.pods.values().cloned().map(Arc::new).collect(),
             microvms: vms.vms.values().cloned().map(Arc::new).collect(),
