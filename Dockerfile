@@ -3,6 +3,7 @@
 #   docker build --target operator     -t vse.hpc.io/operator:dev .
 #   docker build --target node-runtime -t vse.hpc.io/node-runtime:dev .
 #   docker build --target launcher     -t vse.hpc.io/launcher:dev .
+#   docker build --target engine-vmm   -t vse.hpc.io/engine-vmm:dev .
 #
 # `cargo xtask images` makes the same contents without a container engine.
 
@@ -13,10 +14,11 @@ ENV CARGO_ENCODED_RUSTFLAGS="-Ctarget-feature=+crt-static"
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --locked --release --target x86_64-unknown-linux-gnu \
-        --package vse-operator --package vse-node-runtime --package vse-init --package vse-launcher && \
+        --package vse-operator --package vse-node-runtime --package vse-init --package vse-launcher \
+        --package vse-vmm && \
     mkdir /out && \
     cd target/x86_64-unknown-linux-gnu/release && \
-    cp vse-operator vse-node-runtime vse-init vse-launcher /out/
+    cp vse-operator vse-node-runtime vse-init vse-launcher vse-vmm /out/
 
 FROM scratch AS operator
 COPY --from=build /out/vse-operator /vse-operator
@@ -32,3 +34,8 @@ FROM scratch AS launcher
 COPY --from=build /out/vse-launcher /vse-launcher
 USER 65532:65532
 ENTRYPOINT ["/vse-launcher"]
+
+FROM scratch AS engine-vmm
+COPY --from=build /out/vse-vmm /vse-vmm
+USER 65532:65532
+ENTRYPOINT ["/vse-vmm"]

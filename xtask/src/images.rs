@@ -58,6 +58,7 @@ const IMAGES: &[Image] = &[
         entrypoint: &["/vse-launcher"],
         user: NONROOT,
     },
+    Image { name: "engine-vmm", source: Source::Binaries(&["vse-vmm"]), entrypoint: &["/vse-vmm"], user: NONROOT },
     Image { name: "engine-qemu", source: Source::Recipe, entrypoint: &["/usr/bin/qemu-system-x86_64"], user: NONROOT },
     Image { name: "debian-hpc", source: Source::Recipe, entrypoint: &[], user: "0:0" },
     Image { name: "tiny", source: Source::Recipe, entrypoint: &[], user: "0:0" },
