@@ -220,6 +220,15 @@ mod tests {
     }
 
     #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = format!("kubectl vse {}", command.get_name());
+            assert!(help.contains(&example) || help.contains(&example.replacen(' ', "-", 1)), "{}", command.get_name());
+        }
+    }
+
+    #[test]
     fn durations() {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));

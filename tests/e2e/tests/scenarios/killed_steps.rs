@@ -2,7 +2,7 @@
 //! had happened, and no step is lost or done twice.
 
 use futures::future::try_join_all;
-use vse_crds::vse_conditions::PAUSED;
+use vse_crds::VSEPhase;
 use vse_e2e::cluster::{node_exec, nodes};
 use vse_e2e::{Conditions, Result, World, ensure, hosts, json, scenario, tiny};
 use vse_node_runtime::crash_point::{DIRECTORY, Step};
@@ -95,10 +95,10 @@ async fn live(world: &World, node: &str, name: &str, life: &Life) -> Result<()> 
     world.until_booted(name, 1).await?;
 
     for step in &life.pauses {
-        let pause = *step == Step::Paused;
+        let (pause, phase) = if *step == Step::Paused { (true, VSEPhase::Paused) } else { (false, VSEPhase::Running) };
         arm(node, *step).await?;
         world.patch(name, json!({"spec": {"paused": pause}})).await?;
-        world.until_vse(name, "does as asked", |vse| vse.ready(1) && vse.is(PAUSED) == pause).await?;
+        world.until_vse(name, &format!("is {phase:?}"), |vse| vse.phase() == Some(phase)).await?;
         fired(world, node, *step).await?;
     }
 
