@@ -12,11 +12,14 @@ lab_cached() {
 
 # Makes the directory of a recipe unless it is there, by a function that fills it from the
 # recipe's tar: lab_provide RECIPE FUNCTION
-lab_provide() {
+lab_provide() (
     local directory partial
     directory=$(lab_cached "$1")
-    [[ ! -d $directory ]] || return 0
     mkdir -p "$VSE_CACHE/lab"
+    # Whoever comes second waits for the first.
+    exec 9>"$VSE_CACHE/lab/$1.lock"
+    flock 9
+    [[ ! -d $directory ]] || return 0
     partial=$(mktemp -d "$directory.XXXXXX")
     "$VSE_ROOT/images/$1/build" "$partial/tree.tar" >&2 || {
         rm -rf "$partial"
@@ -25,10 +28,10 @@ lab_provide() {
     "$2" "$partial"
     rm "$partial/tree.tar"
     chmod 755 "$partial"
-    mv -T "$partial" "$directory" 2>/dev/null || rm -rf "$partial"
+    mv -T "$partial" "$directory"
     # Those of older recipes.
     find "$VSE_CACHE/lab" -maxdepth 1 -name "$1-*" ! -path "$directory" -mtime +2 -exec rm -rf {} +
-}
+)
 
 lab_unpack_qemu() { tar -xf "$1/tree.tar" -C "$1" --no-same-owner; }
 

@@ -62,6 +62,8 @@ containerd_config() {
 version = 3
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "$(node_snapshotter)"
+  # Each collection walks through all files of all images.
+  stats_collect_period = 600
 [plugins."io.containerd.cri.v1.images".pinned_images]
   sandbox = "$pause_image"
 [plugins."io.containerd.cri.v1.runtime"]
