@@ -1,6 +1,6 @@
 # Two commands matter most: `make demo` and `make test`. See `make help`.
 
-# Cluster provider (local, kind) and number of nodes.
+# Cluster provider (local, kind, lab) and number of nodes.
 PROVIDER ?= local
 NODES ?= 2
 export PROVIDER NODES
@@ -8,18 +8,21 @@ export PROVIDER NODES
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster cluster-down images bench lint generate tools
+.PHONY: help demo test lab-test cluster cluster-down images bench lint generate tools
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  PROVIDER=local|kind (now $(PROVIDER)), NODES=N (now $(NODES))'
+	@echo '  PROVIDER=local|kind|lab (now $(PROVIDER)), NODES=N (now $(NODES))'
 
 demo: ## Start a cluster, apply a VSE, and show it boot to its login prompt
 	@hack/demo
 
 test: ## Run every test: unit, property, API server, and end to end with real guests
 	@hack/test
+
+lab-test: ## Run the scenarios that need bare-metal hosts, on virtual ones
+	@hack/lab-test
 
 cluster: ## Start a cluster; its kubeconfig is .cluster/kubeconfig
 	@hack/cluster up

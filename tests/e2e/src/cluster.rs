@@ -43,7 +43,8 @@ pub async fn kubectl(arguments: &[&str]) -> Result<String> {
     output(Command::new("kubectl").args(arguments)).await
 }
 
-async fn hack(arguments: &[&str]) -> Result<String> {
+/// What `hack/cluster` prints.
+pub(crate) async fn hack(arguments: &[&str]) -> Result<String> {
     output(Command::new(checkout().join("hack/cluster")).args(arguments)).await
 }
 

@@ -10,6 +10,7 @@ pub mod audit;
 pub mod cluster;
 pub mod console;
 pub mod hosts;
+pub mod lab;
 pub mod manifest;
 mod report;
 mod scenario;

@@ -1,0 +1,5 @@
+//! The scenarios that need bare-metal hosts: KVM, NUMA cells, huge pages, devices. `make lab-test` runs them, on the lab
+//! cluster that is up or else on one of its own.
+
+mod guest;
+mod reboot;

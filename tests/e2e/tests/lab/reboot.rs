@@ -1,0 +1,38 @@
+//! A host loses its power and comes back: nothing of its guests stays there, and each follows its run strategy.
+
+use vse_crds::VSEPhase;
+use vse_e2e::lab::{self, bare_metal, lab_scenario};
+use vse_e2e::{Conditions, ensure, hosts, json};
+
+#[test]
+fn guests_follow_their_run_strategy_after_a_power_cut() {
+    lab_scenario("reboot", async |world| {
+        let small = json!({"cpu": {"cores": 1, "isolateEmulatorThread": false}, "memory": {"guest": "128Mi"}});
+        let guest = |strategy| json!({"runStrategy": strategy, "machine": small});
+        world.apply(&bare_metal("always", guest("Always"))).await?;
+        let node = world.ready("always", 1).await?.node_name.unwrap_or_default();
+        let beside = json!({"nodeSelector": {"kubernetes.io/hostname": node}});
+        world.apply(&bare_metal("once", vse_e2e::patched(guest("Once"), beside))).await?;
+        world.ready("once", 1).await?;
+        let before = hosts::engine(&world.microvm("always", 1).await?).await?;
+        let used = lab::free_huge_pages(&node).await?.values().sum::<u64>();
+
+        lab::kill_node(&node).await?;
+        lab::start_node(&node).await?;
+
+        // One starts again as the next incarnation, the other has ended.
+        let status = world.ready("always", 2).await?;
+        let exit = status.last_exit.map(|exit| exit.incarnation);
+        assert_eq!(exit, Some(1), "the end of the first life");
+        let once = world.until_vse("once", "has ended", |vse| vse.phase() == Some(VSEPhase::Failed)).await?;
+        let exit = once.told().last_exit;
+        ensure!(exit.as_ref().is_some_and(|exit| exit.incarnation == 1 && exit.reason.is_failure()), "{exit:?}");
+
+        let after = hosts::engine(&world.microvm("always", 2).await?).await?;
+        ensure!(after != before, "the engine of before the power cut");
+        // Of the two guests' 64 pages each, one's are in use.
+        let free = lab::free_huge_pages(&status.node_name.unwrap_or_default()).await?.values().sum::<u64>();
+        assert_eq!(free, used + 64);
+        Ok(())
+    });
+}
