@@ -1,6 +1,6 @@
 //! `Host`: what one bare-metal machine has, published by its node runtime.
 
-use crate::{Accelerator, EmulationPolicy, EngineName, PageSize};
+use crate::{Accelerator, DeviceVerdict, EmulationPolicy, EngineName, HostDeviceClass, PageSize};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -50,6 +50,9 @@ pub struct HostStatus {
     /// PCI functions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<PciDevice>,
+    /// Device classes in force here (HostPolicy).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_classes: Vec<HostDeviceClass>,
     /// Whether /dev/kvm serves guests here.
     #[serde(default)]
     pub kvm: Kvm,
@@ -172,6 +175,15 @@ pub struct PciDevice {
     /// Virtual functions it can make (SR-IOV).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_virtual_functions: Option<u32>,
+    /// The function it is a virtual function of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical_function: Option<String>,
+    /// Device class it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_class: Option<String>,
+    /// Whether a guest can have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<DeviceVerdict>,
 }
 
 /// Whether /dev/kvm serves guests.

@@ -1,6 +1,6 @@
 //! `HostPolicy`: how admins let hosts be used.
 
-use crate::EngineName;
+use crate::{DeviceClass, EngineName};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
     shortname = "hp",
     status = "HostPolicyStatus",
     derive = "PartialEq",
-    doc = "How a set of hosts may be used: engines, emulation.",
+    doc = "How a set of hosts may be used: engines, emulation, device classes.",
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority"),
     printcolumn(name = "Emulation", type_ = "string", json_path = ".spec.emulation"),
     printcolumn(name = "Hosts", type_ = "integer", json_path = ".status.hosts"),
@@ -41,6 +41,11 @@ pub struct HostPolicySpec {
     /// Whether guests may be emulated (QEMU with TCG) where KVM is not usable.
     #[serde(default)]
     pub emulation: EmulationPolicy,
+    /// Classes of PCI functions that guests may have, each an extended resource `vse.hpc.io/NAME`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub device_classes: Vec<DeviceClass>,
 }
 
 /// Engines of a host that no policy speaks of.

@@ -11,6 +11,7 @@
 #![allow(clippy::duplicated_attributes)]
 
 pub mod condition;
+mod device;
 mod engine;
 mod host;
 mod host_policy;
@@ -24,6 +25,7 @@ mod storage;
 mod system;
 mod vse;
 
+pub use device::*;
 pub use engine::*;
 pub use host::*;
 pub use host_policy::*;

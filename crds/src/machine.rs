@@ -1,7 +1,8 @@
-//! The machine's shape: vCPUs and memory.
+//! The machine's shape: vCPUs, memory, host devices.
 //!
 //! Every field is optional because a [`crate::VSEProfile`] may give it; the defaults named here apply when neither does.
 
+use crate::Devices;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -20,6 +21,9 @@ pub struct Machine {
     /// Memory of the guest.
     #[serde(default)]
     pub memory: Memory,
+    /// Host devices of the guest.
+    #[serde(default, skip_serializing_if = "Devices::is_empty")]
+    pub devices: Devices,
 }
 
 /// vCPU topology and placement.

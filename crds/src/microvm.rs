@@ -1,6 +1,6 @@
 //! `MicroVM`: one incarnation of a VSE, the complete order to one node runtime.
 
-use crate::{CloudInit, Machine, Port, Root};
+use crate::{CloudInit, GuestDevice, Machine, Port, Root};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -171,6 +171,9 @@ pub struct MicroVMStatus {
     /// Host CPUs the guest runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<CpuPlacement>,
+    /// Host devices the guest has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<GuestDevice>,
     /// Addresses the guest is reached at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Address>,

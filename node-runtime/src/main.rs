@@ -10,7 +10,10 @@ mod host;
 mod metrics;
 mod microvm;
 mod options;
+mod pci;
+mod pod_resources;
 mod sysfs;
+mod unix_channel;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -38,6 +41,10 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let metrics = metrics::Metrics::new();
     let images = microvm::images::Images::open(&options.image_cache, options.guest_init)
         .context("cannot use the image cache")?;
+    let devices = Arc::new(
+        pci::Devices::open(hardware.root.clone(), options.device_ledger)
+            .context("cannot see what devices this host has")?,
+    );
     let context = Arc::new(microvm::Context {
         client: client.clone(),
         node_name: options.node_name.clone(),
@@ -49,13 +56,15 @@ async fn run(options: Options) -> anyhow::Result<()> {
         images: Arc::new(images),
         engines: engines::Engines::default(),
         kvm_device: options.kvm_device.clone(),
+        devices: devices.clone(),
+        pod_resources: pod_resources::PodResourcesApi::new(&options.kubelet_root),
         metrics: metrics.clone(),
         crash_points: CrashPoints::of(Path::new(crash_point::DIRECTORY)),
     });
     let plugins = options.kubelet_root.join("device-plugins");
     tokio::select! {
         () = microvm::controller::run(context) => anyhow::bail!("the watch of MicroVMs ended"),
-        ended = host::controller::run(client, options.node_name, hardware, plugins) => ended,
+        ended = host::controller::run(client, options.node_name, hardware, plugins, &devices) => ended,
         served = health::serve(options.listen, metrics) => served.context("health endpoint"),
         () = health::asked_to_end() => {
             tracing::info!("ending; guests go on");

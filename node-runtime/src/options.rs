@@ -21,6 +21,9 @@ pub struct Options {
     /// Where prepared system images are kept.
     #[arg(long, env = "IMAGE_CACHE", default_value = "/var/lib/vse/images")]
     pub image_cache: PathBuf,
+    /// What was changed on this host's devices for guests, to be given back after them.
+    #[arg(long, env = "DEVICE_LEDGER", default_value = "/var/lib/vse/devices.json")]
+    pub device_ledger: PathBuf,
     /// The program guests start with.
     #[arg(long, env = "GUEST_INIT", default_value = "/vse-init")]
     pub guest_init: PathBuf,

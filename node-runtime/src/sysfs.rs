@@ -1,7 +1,7 @@
-//! Reading small files of /sys and /proc below a root that tests can replace.
+//! Reading and writing small files of /sys and /proc below a root that tests can replace.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -16,6 +16,16 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Could not be written.
+    #[error("cannot write {text:?} to {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was to be written.
+        text: String,
         /// Why.
         source: io::Error,
     },
@@ -75,6 +85,28 @@ impl Root {
             .collect();
         names.sort_unstable();
         names
+    }
+
+    /// What a symbolic link points to.
+    pub fn link_target(&self, link: &str) -> Option<PathBuf> {
+        fs::read_link(self.path(link)).ok()
+    }
+
+    /// Whether there is such a file or directory.
+    pub fn exists(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
+    /// Writes an attribute, in one piece as sysfs wants it. Never makes a file.
+    pub fn write(&self, file: &str, text: &str) -> Result<(), Error> {
+        let path = self.path(file);
+        let written = fs::File::options().write(true).open(&path).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(|source| Error::Write { path, text: text.trim().to_owned(), source })
+    }
+
+    /// Opens a file for reading and writing. Never makes one.
+    pub fn open(&self, file: &str) -> io::Result<fs::File> {
+        fs::File::options().read(true).write(true).open(self.path(file))
     }
 
     /// Last component of what a symbolic link points to, as sysfs names drivers and IOMMU groups.

@@ -51,6 +51,10 @@ pub enum Reason {
     InsufficientCPUs,
     /// No host has that much memory.
     InsufficientMemory,
+    /// No HostPolicy in force declares the device class.
+    DeviceClassNotFound,
+    /// No host has that many devices.
+    InsufficientDevices,
     /// No host offers the engine.
     NoEngine,
     /// There is no ready host.
@@ -99,6 +103,8 @@ impl Reason {
             Reason::InsufficientHugePages => "InsufficientHugePages",
             Reason::InsufficientCPUs => "InsufficientCPUs",
             Reason::InsufficientMemory => "InsufficientMemory",
+            Reason::DeviceClassNotFound => "DeviceClassNotFound",
+            Reason::InsufficientDevices => "InsufficientDevices",
             Reason::NoEngine => "NoEngine",
             Reason::NoHost => "NoHost",
             Reason::NameTaken => "NameTaken",

@@ -1,15 +1,17 @@
-//! The kubelet device plugin of this host: offers an extended resource so that kube-scheduler finds hosts that can run
-//! guests, and the VM pod needs no privilege.
+//! The kubelet device plugins of this host: extended resources, so that kube-scheduler finds hosts that can run guests
+//! and have the devices these ask for, and kubelet deals them out.
 //!
-//! The devices are tickets without anything behind them: the engine gets its open descriptors from the node runtime,
-//! not device nodes in the pod. Owns the plugin's socket and its registration. Decides nothing about guests.
+//! A pod gets nothing but names: the engine gets its open descriptors from the node runtime, not device nodes in the
+//! pod. Owns the plugins' sockets and their registration. Decides nothing about guests.
 
 mod registration;
 mod service;
 
+use crate::report;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -23,15 +25,37 @@ mod api {
 /// (k8s.io/kubelet, device manager: "kubelet removes all sockets in its device plugin directory at start").
 const KUBELET_CHECK: Duration = Duration::from_secs(2);
 
+/// Wait before a plugin is served again after a failure.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+
 /// One extended resource and the directory of kubelet's plugins.
 #[derive(Clone, Debug)]
 pub struct DevicePlugin {
     /// Name of the resource, for example `vse.hpc.io/kvm`.
-    pub resource: &'static str,
-    /// How many guests may hold one at a time.
-    pub tickets: u32,
+    pub resource: String,
+    /// What there is of it.
+    pub devices: watch::Receiver<Vec<Device>>,
     /// `/var/lib/kubelet/device-plugins`.
     pub directory: PathBuf,
+}
+
+/// One device of a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Its name, which stays the same over restarts.
+    pub id: String,
+    /// Whether a pod can have it.
+    pub healthy: bool,
+    /// NUMA cell it is best used from.
+    pub cell: Option<u32>,
+    /// PCI functions it stands for.
+    pub functions: Vec<String>,
+}
+
+/// Devices that stand for nothing but the right to run a guest here.
+pub fn tickets(count: u32) -> watch::Receiver<Vec<Device>> {
+    let ticket = |id: u32| Device { id: id.to_string(), healthy: true, cell: None, functions: Vec::new() };
+    watch::channel((0..count).map(ticket).collect()).1
 }
 
 /// Why the plugin stopped serving. Serving again is safe at any time.
@@ -52,7 +76,7 @@ pub enum Error {
     #[error("cannot register {resource} with kubelet")]
     Register {
         /// The resource.
-        resource: &'static str,
+        resource: String,
         /// Why.
         source: registration::Error,
     },
@@ -63,8 +87,21 @@ impl DevicePlugin {
         format!("{}.sock", self.resource.replace('/', "-"))
     }
 
-    /// Serves until kubelet restarts (the caller then calls again), or fails.
-    pub async fn serve(&self) -> Result<(), Error> {
+    /// Serves for ever, through kubelet's restarts and failures of its own.
+    pub async fn keep_served(self) {
+        loop {
+            match self.serve().await {
+                Ok(()) => tracing::info!(resource = self.resource, "kubelet restarted"),
+                Err(error) => {
+                    tracing::warn!(resource = self.resource, error = %report(&error), "device plugin, will try again");
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
+            }
+        }
+    }
+
+    /// Serves until kubelet restarts, or fails.
+    async fn serve(&self) -> Result<(), Error> {
         let path = self.directory.join(self.endpoint());
         let listen = |source| Error::Listen { path: path.clone(), source };
         match std::fs::remove_file(&path) {
@@ -73,19 +110,22 @@ impl DevicePlugin {
         }
         let listener = UnixListener::bind(&path).map_err(listen)?;
         let server = Server::builder()
-            .add_service(api::device_plugin_server::DevicePluginServer::new(service::Tickets::new(self.tickets)))
+            .add_service(api::device_plugin_server::DevicePluginServer::new(service::Service::new(
+                &self.resource,
+                self.devices.clone(),
+            )))
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), socket_gone(path.clone()));
         let register = async {
-            registration::register(&self.directory, self.resource, &self.endpoint())
+            registration::register(&self.directory, &self.resource, &self.endpoint())
                 .await
-                .map_err(|source| Error::Register { resource: self.resource, source })
+                .map_err(|source| Error::Register { resource: self.resource.clone(), source })
         };
         tokio::pin!(server);
         tokio::select! {
             served = &mut server => return served.map_err(Error::Serve),
             registered = register => registered?,
         }
-        tracing::info!(resource = self.resource, tickets = self.tickets, "registered with kubelet");
+        tracing::info!(resource = self.resource, "registered with kubelet");
         server.await.map_err(Error::Serve)
     }
 }

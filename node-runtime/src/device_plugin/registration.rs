@@ -1,10 +1,8 @@
 //! Telling kubelet that the plugin is there.
 
 use super::api::{RegisterRequest, registration_client::RegistrationClient};
-use hyper_util::rt::TokioIo;
+use crate::unix_channel;
 use std::path::Path;
-use tokio::net::UnixStream;
-use tonic::transport::Endpoint;
 
 /// Version of the device plugin API.
 const VERSION: &str = "v1beta1";
@@ -24,13 +22,7 @@ pub enum Error {
 
 pub(super) async fn register(directory: &Path, resource: &str, endpoint: &str) -> Result<(), Error> {
     let socket = directory.join(KUBELET_SOCKET);
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    // The address is not used: the connector always goes to the socket.
-    let channel =
-        Endpoint::from_static("http://kubelet").connect_with_connector(connector).await.map_err(Error::Connect)?;
+    let channel = unix_channel::connect(socket).await.map_err(Error::Connect)?;
     let request = RegisterRequest {
         version: VERSION.into(),
         endpoint: endpoint.into(),

@@ -1,38 +1,75 @@
-//! What kubelet asks of the plugin.
+//! What kubelet asks of a plugin.
 
+use super::Device;
 use super::api::{
-    AllocateRequest, AllocateResponse, ContainerAllocateResponse, Device, DevicePluginOptions, Empty,
-    ListAndWatchResponse, PreStartContainerRequest, PreStartContainerResponse, PreferredAllocationRequest,
-    PreferredAllocationResponse, device_plugin_server::DevicePlugin,
+    AllocateRequest, AllocateResponse, ContainerAllocateResponse, Device as Listed, DevicePluginOptions, Empty,
+    ListAndWatchResponse, NumaNode, PreStartContainerRequest, PreStartContainerResponse, PreferredAllocationRequest,
+    PreferredAllocationResponse, TopologyInfo, device_plugin_server::DevicePlugin,
 };
 use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-/// A number of devices that stand for nothing but the right to run a guest here.
-pub(super) struct Tickets {
-    count: u32,
+/// What there is of one resource.
+pub(super) struct Service {
+    /// Environment variable in which a pod reads which functions it got.
+    variable: String,
+    devices: watch::Receiver<Vec<Device>>,
 }
 
-impl Tickets {
-    pub(super) fn new(count: u32) -> Self {
-        Self { count }
+impl Service {
+    pub(super) fn new(resource: &str, devices: watch::Receiver<Vec<Device>>) -> Self {
+        Self { variable: variable(resource), devices }
+    }
+
+    fn allocate_container(&self, ids: &[String]) -> Result<ContainerAllocateResponse, Status> {
+        let devices = self.devices.borrow();
+        let mut functions = Vec::new();
+        for id in ids {
+            let device = devices.iter().find(|device| device.id == *id);
+            let device = device.ok_or_else(|| Status::not_found(format!("there is no device {id} any more")))?;
+            functions.extend(device.functions.iter().map(String::as_str));
+        }
+        let named = (!functions.is_empty()).then(|| (self.variable.clone(), functions.join(",")));
+        Ok(ContainerAllocateResponse { envs: named.into_iter().collect(), ..ContainerAllocateResponse::default() })
     }
 }
 
+/// `PCI_RESOURCE_VSE_HPC_IO_CLASS`, as KubeVirt names it for its guests.
+fn variable(resource: &str) -> String {
+    let name: String = resource.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    format!("PCI_RESOURCE_{}", name.to_ascii_uppercase())
+}
+
+fn list(devices: &[Device]) -> ListAndWatchResponse {
+    let listed = |device: &Device| Listed {
+        id: device.id.clone(),
+        health: if device.healthy { "Healthy" } else { "Unhealthy" }.into(),
+        topology: device.cell.map(|cell| TopologyInfo { nodes: vec![NumaNode { id: i64::from(cell) }] }),
+    };
+    ListAndWatchResponse { devices: devices.iter().map(listed).collect() }
+}
+
 #[tonic::async_trait]
-impl DevicePlugin for Tickets {
+impl DevicePlugin for Service {
     async fn get_device_plugin_options(&self, _: Request<Empty>) -> Result<Response<DevicePluginOptions>, Status> {
         Ok(Response::new(DevicePluginOptions::default()))
     }
 
     type ListAndWatchStream = BoxStream<'static, Result<ListAndWatchResponse, Status>>;
 
-    /// The list never changes, so it is sent once and the stream stays open.
+    /// The list at once, and again at each change; the stream stays open as long as kubelet wants.
     async fn list_and_watch(&self, _: Request<Empty>) -> Result<Response<Self::ListAndWatchStream>, Status> {
-        let devices =
-            (0..self.count).map(|id| Device { id: id.to_string(), health: "Healthy".into(), topology: None }).collect();
-        let once = stream::iter([Ok(ListAndWatchResponse { devices })]);
-        Ok(Response::new(once.chain(stream::pending()).boxed()))
+        let mut devices = self.devices.clone();
+        devices.mark_changed();
+        let changes = stream::unfold(devices, |mut devices| async {
+            if devices.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            let now = list(&devices.borrow_and_update());
+            Some((Ok(now), devices))
+        });
+        Ok(Response::new(changes.boxed()))
     }
 
     async fn get_preferred_allocation(
@@ -44,9 +81,8 @@ impl DevicePlugin for Tickets {
 
     async fn allocate(&self, request: Request<AllocateRequest>) -> Result<Response<AllocateResponse>, Status> {
         let containers = request.into_inner().container_requests;
-        Ok(Response::new(AllocateResponse {
-            container_responses: containers.iter().map(|_| ContainerAllocateResponse::default()).collect(),
-        }))
+        let responses = containers.iter().map(|container| self.allocate_container(&container.devices_ids));
+        Ok(Response::new(AllocateResponse { container_responses: responses.collect::<Result<_, _>>()? }))
     }
 
     async fn pre_start_container(
@@ -54,5 +90,36 @@ impl DevicePlugin for Tickets {
         _: Request<PreStartContainerRequest>,
     ) -> Result<Response<PreStartContainerResponse>, Status> {
         Ok(Response::new(PreStartContainerResponse::default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(id: &str, healthy: bool) -> Device {
+        Device { id: id.into(), healthy, cell: Some(1), functions: vec![id.into(), id.replace(".0", ".1")] }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn kubelet_hears_of_each_change() {
+        let (sender, devices) = watch::channel(vec![device("0000:65:00.0", true)]);
+        let service = Service::new("vse.hpc.io/fast-nic", devices);
+        let mut heard = service.list_and_watch(Request::new(Empty {})).await.unwrap().into_inner();
+        let first = heard.next().await.unwrap().unwrap();
+        assert_eq!(first.devices[0].health, "Healthy");
+        assert_eq!(first.devices[0].topology.as_ref().unwrap().nodes[0].id, 1);
+        sender.send_replace(vec![device("0000:65:00.0", false)]);
+        assert_eq!(heard.next().await.unwrap().unwrap().devices[0].health, "Unhealthy");
+    }
+
+    #[test]
+    fn a_pod_is_told_its_functions() {
+        let devices = watch::channel(vec![device("0000:65:00.0", true), device("0000:66:00.0", true)]).1;
+        let service = Service::new("vse.hpc.io/fast-nic", devices);
+        let told = service.allocate_container(&["0000:66:00.0".into()]).unwrap();
+        assert_eq!(told.envs["PCI_RESOURCE_VSE_HPC_IO_FAST_NIC"], "0000:66:00.0,0000:66:00.1");
+        assert!(told.devices.is_empty() && told.mounts.is_empty());
+        assert!(service.allocate_container(&["0000:67:00.0".into()]).is_err());
     }
 }

@@ -1,9 +1,10 @@
 //! Keeps the Host object and the offered resources true. Policies, the Node and the kernel's word on hardware are watched;
-//! after each word the hardware is looked at, and what differs is published.
+//! after each word the hardware is looked at, and what differs is published. Devices are [`device_classes`]' business.
 
 use super::uevents::Uevents;
-use super::{Hardware, effective_policy, publish};
-use crate::device_plugin::DevicePlugin;
+use super::{Hardware, device_classes, effective_policy, publish};
+use crate::device_plugin::{DevicePlugin, tickets};
+use crate::pci::{Devices, Report};
 use crate::report;
 use anyhow::Context;
 use futures::StreamExt;
@@ -17,21 +18,30 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use vse_crds::{Accelerator, Host, HostPolicy, HostStatus, labels};
+use vse_crds::{Accelerator, DeviceClass, Host, HostPolicy, HostStatus, labels};
 
 /// Guests a host may hold at a time: no limit of its own, CPUs and memory are.
 const TICKETS: u32 = 1000;
-/// Wait before the plugin is served again, or the Host written again, after a failure.
+/// Wait before the Host is written again after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// A change of hardware is many events (a card's functions, each with its driver): the look is taken when they are over.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Runs until the process ends.
-pub async fn run(client: Client, name: String, hardware: Hardware, plugins: PathBuf) -> anyhow::Result<()> {
+pub async fn run(
+    client: Client,
+    name: String,
+    hardware: Hardware,
+    plugins: PathBuf,
+    devices: &Devices,
+) -> anyhow::Result<()> {
     let (offer, offered) = watch::channel(BTreeSet::new());
+    let (in_force, classes) = watch::channel(None);
     tokio::select! {
-        ended = keep_published(client, name, hardware, offer) => ended,
-        () = keep_offered(plugins, offered) => Ok(()),
+        ended = keep_published(client, name, hardware, offer, in_force, devices.reports()) => ended,
+        () = keep_offered(plugins.clone(), offered) => Ok(()),
+        () = device_classes::keep(devices, classes) => Ok(()),
+        () = device_classes::offer(plugins, devices.reports()) => Ok(()),
     }
 }
 
@@ -40,6 +50,8 @@ async fn keep_published(
     name: String,
     hardware: Hardware,
     offer: watch::Sender<BTreeSet<&'static str>>,
+    in_force: watch::Sender<Option<Vec<DeviceClass>>>,
+    mut reports: watch::Receiver<Option<Report>>,
 ) -> anyhow::Result<()> {
     let node = Api::<Node>::all(client.clone()).get(&name).await?;
     let node_uid = node.uid().unwrap_or_default();
@@ -71,7 +83,10 @@ async fn keep_published(
             heard = uevents.hardware_changed() => {
                 heard.context("the kernel's word on hardware")?;
                 tokio::time::sleep(SETTLE).await;
+                // The same classes again: a reason to look at the devices.
+                in_force.send_modify(|_| {});
             }
+            Ok(()) = reports.changed() => {}
             () = tokio::time::sleep(AFTER_FAILURE), if again => {}
         }
         if lists != (true, true) {
@@ -84,7 +99,13 @@ async fn keep_published(
         let node_labels = nodes.state().first().map(|node| node.labels().clone()).unwrap_or_default();
         let all = policies.state();
         let policy = effective_policy(all.iter().map(AsRef::as_ref), &node_labels);
-        let wanted = publish::status(&found, policy, published.as_ref(), Timestamp::now());
+        in_force.send_if_modified(|current| {
+            let classes = Some(policy.map(|policy| policy.spec.device_classes.clone()).unwrap_or_default());
+            std::mem::replace(current, classes.clone()) != classes
+        });
+        // Seen once the classes are known, which they are now.
+        let Some(devices) = reports.borrow_and_update().clone() else { continue };
+        let wanted = publish::status(&found, &devices, policy, published.as_ref(), Timestamp::now());
         offer.send_if_modified(|current| {
             let resources = resources(&wanted);
             std::mem::replace(current, resources.clone()) != resources
@@ -119,8 +140,11 @@ async fn keep_offered(directory: PathBuf, mut offered: watch::Receiver<BTreeSet<
         let wanted = offered.borrow_and_update().clone();
         served.retain(|resource, _| wanted.contains(resource));
         for resource in wanted {
-            let plugin = DevicePlugin { resource, tickets: TICKETS, directory: directory.clone() };
-            served.entry(resource).or_insert_with(|| AbortOnDrop(tokio::spawn(keep_served(plugin)).abort_handle()));
+            served.entry(resource).or_insert_with(|| {
+                let (devices, directory) = (tickets(TICKETS), directory.clone());
+                let plugin = DevicePlugin { resource: resource.to_owned(), devices, directory };
+                AbortOnDrop(tokio::spawn(plugin.keep_served()).abort_handle())
+            });
         }
         if offered.changed().await.is_err() {
             return;
@@ -134,19 +158,6 @@ struct AbortOnDrop(AbortHandle);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-async fn keep_served(plugin: DevicePlugin) {
-    let resource = plugin.resource;
-    loop {
-        match plugin.serve().await {
-            Ok(()) => tracing::info!(resource, "kubelet restarted"),
-            Err(error) => {
-                tracing::warn!(resource, error = %report(&error), "device plugin, will try again");
-                tokio::time::sleep(AFTER_FAILURE).await;
-            }
-        }
     }
 }
 

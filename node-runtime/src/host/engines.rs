@@ -78,7 +78,16 @@ mod tests {
     fn policy(name: &str, priority: i32, label: Option<(&str, &str)>) -> HostPolicy {
         let node_selector = label.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
         let emulation = EmulationPolicy::Allow;
-        HostPolicy::new(name, HostPolicySpec { node_selector, priority, engines: default_engines(), emulation })
+        HostPolicy::new(
+            name,
+            HostPolicySpec {
+                node_selector,
+                priority,
+                emulation,
+                engines: default_engines(),
+                device_classes: Vec::new(),
+            },
+        )
     }
 
     #[test]

@@ -4,10 +4,10 @@
 
 pub mod controller;
 mod cpu;
+mod device_classes;
 mod engines;
 mod kvm;
 mod memory;
-mod pci;
 mod publish;
 mod uevents;
 
@@ -26,7 +26,7 @@ pub struct Hardware {
 }
 
 impl Hardware {
-    /// The hardware as it is now: everything of [`HostStatus`] that does not depend on policy.
+    /// CPUs, memory and KVM as they are now: everything of [`HostStatus`] that does not depend on policy.
     pub fn observe(&self) -> Result<HostStatus, Error> {
         let mut status = observe(&self.root)?;
         status.kvm = kvm::probe(&self.kvm_device, status.cpu.virtualization.as_deref());
@@ -42,7 +42,6 @@ fn observe(root: &Root) -> Result<HostStatus, Error> {
         cell_count: cells.len() as u32,
         memory: Some(quantity::from_bytes(memory)),
         cells,
-        devices: pci::observe(root),
         cpu,
         versions: HostVersions {
             node_runtime: env!("CARGO_PKG_VERSION").into(),

@@ -1,5 +1,6 @@
 //! Publishing the Host of this host's name: the only thing that writes it.
 
+use crate::pci::Report;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ObjectMeta, Patch, PatchParams};
@@ -11,9 +12,10 @@ use vse_crds::{Host, HostPolicy, HostSpec, HostStatus, labels};
 /// Type of the one condition of a Host.
 const READY: &str = "Ready";
 
-/// Adds what policy says to what the hardware has.
+/// Adds devices and what policy says to what the hardware has.
 pub fn status(
     hardware: &HostStatus,
+    devices: &Report,
     policy: Option<&HostPolicy>,
     published: Option<&HostStatus>,
     now: Timestamp,
@@ -35,6 +37,8 @@ pub fn status(
         emulation: spec.map(|spec| spec.emulation).unwrap_or_default(),
         host_policy: policy.map(|policy| policy.name_any()),
         engines,
+        devices: devices.devices.clone(),
+        device_classes: devices.classes.clone(),
         conditions: vec![condition::condition(previous, READY, ready, reason, message, None, now)],
         ..hardware.clone()
     }

@@ -50,7 +50,8 @@ pub async fn run(context: Arc<Context>) {
         .map(|event| Change::Pod(Box::new(event)));
     let vms = changes(vms, watcher::Config::default().fields(&on_host)).map(|event| Change::Vm(Box::new(event)));
     let mut changes = stream::select(pods.boxed(), vms.boxed());
-    let mut guests = Guests { context, running: BTreeMap::new(), pods: BTreeMap::new(), listed: BTreeSet::new() };
+    let mut guests =
+        Guests { context, running: BTreeMap::new(), pods: BTreeMap::new(), listed: BTreeSet::new(), is_listed: false };
     while let Some(change) = changes.next().await {
         guests.take(change);
     }
@@ -72,6 +73,8 @@ struct Guests {
     pods: BTreeMap<Name, Arc<Pod>>,
     /// MicroVMs seen in the list that is being read.
     listed: BTreeSet<Name>,
+    /// A list was read to its end: what is not running here is not on this host.
+    is_listed: bool,
 }
 
 impl Guests {
@@ -81,6 +84,10 @@ impl Guests {
             Change::Pod(event) => self.take_pod(*event),
         }
         self.context.metrics.guests.set(self.running.len() as i64);
+        if self.is_listed {
+            let pods = self.running.values().map(|running| running.vm.borrow().spec.pod_uid.clone());
+            self.context.devices.set_guests(pods.collect());
+        }
     }
 
     fn take_pod(&mut self, event: watcher::Event<Pod>) {
@@ -119,6 +126,7 @@ impl Guests {
                 let gone: Vec<Name> =
                     self.running.keys().filter(|name| !self.listed.contains(*name)).cloned().collect();
                 gone.iter().for_each(|name| self.forget(name));
+                self.is_listed = true;
             }
         }
     }

@@ -7,6 +7,7 @@ use super::session::{self, Session};
 use super::status::{self, Memory};
 use super::{Context, launch, publish};
 use crate::metrics::{LaunchLabels, Outcome};
+use crate::pci::GiveBackError;
 use crate::report;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as core;
@@ -68,6 +69,8 @@ enum Error {
     Pin(#[source] std::io::Error),
     #[error("cannot kill the engine")]
     Kill(#[from] pod_process::Error),
+    #[error("a host device is not given back yet")]
+    Devices(#[from] GiveBackError),
     #[error("the API server did not answer")]
     Api(#[from] kube::Error),
 }
@@ -284,7 +287,7 @@ impl Guest {
                 Step::Killed
             }
             Action::Release(reason, message) => {
-                self.release(vm, reason, message).await;
+                self.release(vm, reason, message).await?;
                 Step::Released
             }
         };
@@ -299,11 +302,12 @@ impl Guest {
     async fn launch(&mut self, vm: &MicroVM, now: Timestamp) -> Result<(), Error> {
         let process = self.session.process().ok_or(Error::Gone)?;
         let run = self.context.pods.run(&vm.spec.pod_uid).map_err(session::Error::from)?.ok_or(Error::Gone)?;
-        let name = launch::guest_name(&vm.namespace().unwrap_or_default(), &vm.spec);
-        match launch::launch(&self.context, &vm.spec, &name, process, &run).await {
+        let namespace = vm.namespace().unwrap_or_default();
+        match launch::launch(&self.context, &vm.spec, &namespace, process, &run).await {
             Ok(launched) => {
                 self.session.network = launched.network;
                 self.memory.cpus = Some(launched.cpus);
+                self.memory.devices = launched.devices;
                 self.memory.kernel = Some(launched.kernel);
                 self.memory.timings.prepared = Some(launched.prepared);
                 self.memory.timings.engine_started = Some(launched.engine_started);
@@ -378,12 +382,14 @@ impl Guest {
         Ok(())
     }
 
-    async fn release(&mut self, vm: &MicroVM, reason: ExitReason, message: String) {
+    async fn release(&mut self, vm: &MicroVM, reason: ExitReason, message: String) -> Result<(), Error> {
         self.session.release().await;
         self.context.huge_pages.settle(&vm.spec.pod_uid);
+        self.context.devices.give_back(&vm.spec.pod_uid).await?;
         tracing::info!(?reason, message, "released");
         self.memory.agent = false;
         self.memory.exit = Some(ExitRecord { incarnation: vm.spec.incarnation, reason, message, at: Timestamp::now() });
+        Ok(())
     }
 
     /// Until something changed, the engine told something, or the time has come.

@@ -5,15 +5,15 @@
 
 use super::placement::{self, NotExclusive};
 use super::pod_process::{self, PodProcess};
-use super::{Context, cells, disks, huge_pages, image_identity, images, network, numa_maps, seed};
+use super::{Context, cells, disks, host_devices, huge_pages, image_identity, images, network, numa_maps, seed};
 use crate::cpu_list::CpuList;
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use vse_crds::labels::{self, paths};
-use vse_crds::{Accelerator, CellPlacement, CpuPlacement, MicroVMSpec, PageSize, Root, quantity};
+use vse_crds::{Accelerator, CellPlacement, CpuPlacement, GuestDevice, MicroVMSpec, PageSize, Root, quantity};
 use vse_engine as engine;
 use vse_guest_network::{Attached, Tap};
 use vse_launch::{Descriptor, LaunchOrder};
@@ -26,6 +26,8 @@ pub(super) struct Launched {
     pub network: Option<Attached>,
     /// CPUs the guest's threads are to be pinned to.
     pub cpus: CpuPlacement,
+    /// Host devices the guest has.
+    pub devices: Vec<GuestDevice>,
     /// Release of the booted kernel.
     pub kernel: String,
     /// When everything was ready.
@@ -57,6 +59,8 @@ pub(super) enum Error {
     Seed(#[from] seed::Error),
     #[error("cannot set up the guest's network")]
     Network(#[from] vse_guest_network::Error),
+    #[error(transparent)]
+    HostDevices(#[from] host_devices::Error),
     #[error("cannot look into the pod")]
     Pod(#[from] pod_process::Error),
     #[error("the guest's description is not one engine {engine} takes")]
@@ -85,6 +89,7 @@ impl Error {
             Error::Image { source, .. } => source.is_final(),
             Error::Disk(error) => error.is_final(),
             Error::Seed(error) => error.is_final(),
+            Error::HostDevices(error) => error.is_final(),
             Error::Send(error) => {
                 matches!(error, vse_launch::SendError::Refused(_) | vse_launch::SendError::Invalid(_))
             }
@@ -99,7 +104,7 @@ impl Error {
 pub(super) async fn launch(
     context: &Context,
     vm: &MicroVMSpec,
-    name: &str,
+    namespace: &str,
     process: &PodProcess,
     run: &OwnedFd,
 ) -> Result<Launched, Error> {
@@ -114,11 +119,15 @@ pub(super) async fn launch(
         Accelerator::Kvm => engine::Accelerator::Kvm(open_device(&context.kvm_device)?),
         Accelerator::Tcg => engine::Accelerator::Emulation,
     };
+    let (passthrough, devices) = match host_devices::take(context, vm, namespace, memory(vm), process).await? {
+        Some(given) => (Some(given.passthrough), given.devices),
+        None => (None, Vec::new()),
+    };
     let mut network = network::attach(vm, process).await?;
     context.crash_points.after(Step::NetworkAttached);
     let kernel = image.kernel_version.clone();
     let guest = engine::GuestConfig {
-        name: name.to_owned(),
+        name: guest_name(namespace, vm),
         uuid: vm.vse_uid.clone(),
         runtime_dir: paths::RUN.into(),
         cpu: topology(vm),
@@ -133,7 +142,7 @@ pub(super) async fn launch(
         disks,
         nics: network.as_mut().map(nic).into_iter().collect(),
         accelerator,
-        passthrough: None,
+        passthrough,
     };
     let command = driver.command(&guest).map_err(|source| Error::Config { engine: driver.name(), source })?;
     promise_huge_pages(context, vm, &placed.cells)?;
@@ -143,7 +152,7 @@ pub(super) async fn launch(
         return Err(error);
     }
     context.crash_points.after(Step::OrderSent);
-    Ok(Launched { network, cpus: placed.cpus, kernel, prepared, engine_started: Timestamp::now() })
+    Ok(Launched { network, cpus: placed.cpus, devices, kernel, prepared, engine_started: Timestamp::now() })
 }
 
 /// The engine that was ordered, if it has all the guest needs; the operator chose from what the host had published.
@@ -158,7 +167,7 @@ fn driver<'a>(context: &'a Context, vm: &MicroVMSpec) -> Result<&'a dyn engine::
         disks: vm.disks.len() + 2,
         nics: usize::from(vm.network.is_some()),
         pages: pages(vm),
-        features: is_mirrored(vm).then_some(engine::Feature::GuestCells).into_iter().collect(),
+        features: features(vm),
     };
     let driver = context.engines.get(&vm.engine);
     let info = driver
@@ -171,6 +180,13 @@ fn driver<'a>(context: &'a Context, vm: &MicroVMSpec) -> Result<&'a dyn engine::
             Err(Error::Mismatch(reasons.join("; ")))
         }
     }
+}
+
+/// What the guest needs that not every engine can do.
+fn features(vm: &MicroVMSpec) -> BTreeSet<engine::Feature> {
+    let cells = is_mirrored(vm).then_some(engine::Feature::GuestCells);
+    let devices = (!vm.machine.devices.is_empty()).then_some(engine::Feature::Passthrough);
+    cells.into_iter().chain(devices).collect()
 }
 
 /// Where a guest lies on its host.
@@ -365,6 +381,6 @@ fn send(run: &OwnedFd, command: engine::Command<'_>) -> Result<(), Error> {
 }
 
 /// Name of a guest as engines and logs show it.
-pub(super) fn guest_name(namespace: &str, vm: &MicroVMSpec) -> String {
+fn guest_name(namespace: &str, vm: &MicroVMSpec) -> String {
     format!("{namespace}/{}", labels::incarnation_name(&vm.vse_name, vm.incarnation))
 }

@@ -9,13 +9,15 @@
 //!   said of them, pure
 //! - [`publish`]: what is said, written
 //! - [`huge_pages`]: whether each cell has what guests need of it
-//! - [`launch`] with [`images`], [`disks`], [`seed`], [`network`]: everything a guest needs, opened and handed over
+//! - [`launch`] with [`images`], [`disks`], [`seed`], [`network`], [`host_devices`]: everything a guest needs, opened and
+//!   handed over
 //! - [`session`] with [`pod_directory`], [`pod_process`]: who answers in the pod
 
 mod cells;
 pub mod controller;
 mod disks;
 mod guest;
+mod host_devices;
 pub mod huge_pages;
 mod image_identity;
 pub mod images;
@@ -36,6 +38,8 @@ pub use pod_directory::PodDirectories;
 
 use crate::engines::Engines;
 use crate::metrics::Metrics;
+use crate::pci::Devices;
+use crate::pod_resources::PodResourcesApi;
 use kube::Client;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,6 +66,10 @@ pub struct Context {
     pub engines: Engines,
     /// `/dev/kvm`.
     pub kvm_device: PathBuf,
+    /// PCI functions of this host.
+    pub devices: Arc<Devices>,
+    /// kubelet's word on which pod has which device.
+    pub pod_resources: PodResourcesApi,
     /// Counters.
     pub metrics: Metrics,
     /// Where a test wants this process to die.

@@ -6,7 +6,7 @@
 use crate::cpu_list::{CpuList, InvalidCpuList};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, prlimit};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -150,6 +150,13 @@ impl PodProcess {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
             .map_err(|errno| self.io(format!("cannot open {path}"))(errno.into()))
+    }
+
+    /// Lets it, and what it becomes, lock so many bytes of memory and no more.
+    pub fn limit_memlock(&self, bytes: u64) -> Result<(), Error> {
+        let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+        let set = prlimit(Some(self.pid), Resource::Memlock, limit);
+        self.checked("limits", set.map(drop).map_err(io::Error::from))
     }
 
     /// Kills it.

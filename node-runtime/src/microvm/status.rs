@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use vse_crds::condition::{self, Status};
 use vse_crds::{
-    Address, CpuPlacement, ExitRecord, GuestInfo, MicroVMPhase, MicroVMStatus, Timings,
+    Address, CpuPlacement, ExitRecord, GuestDevice, GuestInfo, MicroVMPhase, MicroVMStatus, Timings,
     microvm_conditions as conditions,
 };
 
@@ -21,6 +21,8 @@ pub(super) struct Memory {
     pub engine_version: Option<String>,
     /// CPUs.
     pub cpus: Option<CpuPlacement>,
+    /// Host devices.
+    pub devices: Vec<GuestDevice>,
     /// Addresses.
     pub addresses: Vec<Address>,
     /// What the agent said; kept when it goes silent.
@@ -42,6 +44,7 @@ impl Memory {
             kernel: status.kernel,
             engine_version: status.engine_version,
             cpus: status.cpus,
+            devices: status.devices,
             addresses: status.addresses,
             guest: status.guest,
             timings: status.timings.unwrap_or_default(),
@@ -74,6 +77,7 @@ pub(super) fn status(
         engine_version: memory.engine_version.clone(),
         kernel: memory.kernel.clone(),
         cpus: memory.cpus.clone(),
+        devices: memory.devices.clone(),
         addresses: memory.addresses.clone(),
         guest: memory.guest.clone(),
         timings: Some(memory.timings.clone()),

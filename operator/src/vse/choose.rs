@@ -1,6 +1,7 @@
 //! Which engine and accelerator a VSE gets, over all ready hosts, pure. kube-scheduler picks the host.
 
 use crate::reason::Reason;
+use crate::vse::devices;
 use crate::vse::merge::ResolvedSpec;
 use crate::vse::overhead::overhead;
 use crate::vse::refusal::{Problem, Refusal};
@@ -8,7 +9,7 @@ use crate::vse::shape::{Cpus, Shape};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use vse_crds::{
-    Accelerator, EngineName, Host, HostEngine, HostStatus, PageSize, condition, engine_capabilities, quantity,
+    Accelerator, Devices, EngineName, Host, HostEngine, HostStatus, PageSize, condition, engine_capabilities, quantity,
 };
 
 /// Most hosts a message names.
@@ -40,12 +41,14 @@ pub fn choose(
             "no host is Ready; is the node runtime running? (kubectl get hosts)",
         ));
     }
+    let devices = &spec.machine.devices;
+    devices::known(devices, ready.iter().map(|host| host.status))?;
     let wanted: Vec<EngineName> = match spec.engine.named() {
         Some(engine) if !images.contains(&engine) => return Err(no_image(engine, images)),
         Some(engine) => vec![engine],
         None => EngineName::ALL.into_iter().filter(|engine| images.contains(engine)).collect(),
     };
-    let capabilities = needed_capabilities(shape);
+    let capabilities = needed_capabilities(shape, devices);
     let mut best: Option<(Rank, Choice)> = None;
     let mut refused = None;
     for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
@@ -55,7 +58,7 @@ pub fn choose(
             if offering.is_empty() {
                 continue;
             }
-            match room(shape, choice, &offering) {
+            match room(shape, devices, choice, &offering) {
                 Ok(place) => {
                     let rank = (accelerator, place, engine);
                     if best.is_none_or(|(best, _)| rank < best) {
@@ -85,7 +88,7 @@ struct Capability {
     path: &'static str,
 }
 
-fn needed_capabilities(shape: &Shape) -> Vec<Capability> {
+fn needed_capabilities(shape: &Shape, devices: &Devices) -> Vec<Capability> {
     let pages = shape.huge_pages.map(|size| Capability {
         name: match size {
             PageSize::TwoMi => engine_capabilities::HUGE_PAGES_2MI,
@@ -97,7 +100,9 @@ fn needed_capabilities(shape: &Shape) -> Vec<Capability> {
         name: engine_capabilities::GUEST_CELLS,
         path: "spec.machine.cpu.numa.guestMappingPassthrough",
     });
-    pages.into_iter().chain(cells).collect()
+    let passthrough = (!devices.is_empty())
+        .then_some(Capability { name: engine_capabilities::PASSTHROUGH, path: "spec.machine.devices.hostDevices" });
+    pages.into_iter().chain(cells).chain(passthrough).collect()
 }
 
 /// A ready host.
@@ -170,8 +175,8 @@ fn no_image(engine: EngineName, images: &BTreeSet<EngineName>) -> Refusal {
 }
 
 /// The best place of the engine in the policy of a host that is large enough, if one of them is.
-fn room(shape: &Shape, choice: Choice, hosts: &[&Candidate<'_>]) -> Result<usize, Refusal> {
-    let needs = Needs::of(shape, choice);
+fn room(shape: &Shape, devices: &Devices, choice: Choice, hosts: &[&Candidate<'_>]) -> Result<usize, Refusal> {
+    let needs = Needs::of(shape, devices, choice);
     let fitting = hosts.iter().filter(|host| needs.fit(host.status));
     if let Some(place) = fitting.filter_map(|host| Some(host.offer(choice.engine)?.0)).min() {
         return Ok(place);
@@ -185,7 +190,7 @@ fn room(shape: &Shape, choice: Choice, hosts: &[&Candidate<'_>]) -> Result<usize
             problems.push((
                 resource.reason,
                 Problem::new(
-                    resource.path,
+                    resource.path.clone(),
                     format!("no host has {} {} ({have})", (resource.spell)(resource.needed), resource.what),
                 ),
             ));
@@ -207,7 +212,7 @@ struct Needs {
 /// One total.
 struct Resource {
     reason: Reason,
-    path: &'static str,
+    path: String,
     what: String,
     needed: u64,
     total: Box<dyn Fn(&HostStatus) -> u64>,
@@ -215,7 +220,7 @@ struct Resource {
 }
 
 impl Needs {
-    fn of(shape: &Shape, choice: Choice) -> Needs {
+    fn of(shape: &Shape, devices: &Devices, choice: Choice) -> Needs {
         let millis = match shape.cpus {
             Cpus::Dedicated(cpus) => u64::from(cpus) * 1000,
             Cpus::Shared => u64::from(shape.vcpus) * 1000,
@@ -225,7 +230,7 @@ impl Needs {
         let mut resources = vec![
             Resource {
                 reason: Reason::InsufficientCPUs,
-                path: "spec.machine.cpu",
+                path: "spec.machine.cpu".into(),
                 what: "CPUs".into(),
                 needed: millis,
                 total: Box::new(|host| u64::from(host.cpu.count) * 1000),
@@ -233,7 +238,7 @@ impl Needs {
             },
             Resource {
                 reason: Reason::InsufficientMemory,
-                path: "spec.machine.memory.guest",
+                path: "spec.machine.memory.guest".into(),
                 what: "of memory (guest and engine)".into(),
                 needed: shape.memory + overhead,
                 total: Box::new(memory),
@@ -243,7 +248,7 @@ impl Needs {
         if let Some(size) = shape.huge_pages {
             resources.push(Resource {
                 reason: Reason::InsufficientHugePages,
-                path: "spec.machine.memory.hugepages",
+                path: "spec.machine.memory.hugepages".into(),
                 what: format!("in huge pages of {}", size.as_str()),
                 needed: shape.memory,
                 total: Box::new(move |host| {
@@ -255,6 +260,17 @@ impl Needs {
                 spell: mebibytes,
             });
         }
+        resources.extend(devices::counted(devices).into_iter().map(|(device, count)| {
+            let (name, path) = (device.to_owned(), devices::path(devices, device));
+            Resource {
+                reason: Reason::InsufficientDevices,
+                path,
+                what: format!("of {device}"),
+                needed: count,
+                total: Box::new(move |host| devices::offered(host, &name)),
+                spell: |count| count.to_string(),
+            }
+        }));
         Needs { resources }
     }
 

@@ -7,7 +7,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use vse_crds::{
-    Cpu, Disk, EngineChoice, HugePages, Machine, Memory, Network, System, VSEProfile, VSESpec, Volume, quantity,
+    Cpu, Devices, Disk, EngineChoice, HugePages, Machine, Memory, Network, System, VSEProfile, VSESpec, Volume,
+    quantity,
 };
 
 /// What an incarnation is made from: the VSE's spec with the profile's and with every default filled in. It has the
@@ -46,6 +47,7 @@ pub fn merge(spec: &VSESpec, profile: Option<&VSEProfile>) -> Result<ResolvedSpe
     let cpu = merge.cpu(&spec.machine.cpu, &base.machine.cpu);
     let memory = merge.memory(&spec.machine.memory, &base.machine.memory);
     let engine = merge.pick("spec.engine", &spec.engine, &base.engine).unwrap_or_default();
+    let devices = merge.devices(&spec.machine.devices, &base.machine.devices);
     let node_selector = merge.node_selector(&spec.node_selector, &base.node_selector);
     if !merge.conflicts.is_empty() {
         return Err(Refusal::new(Reason::ProfileConflict, merge.conflicts));
@@ -56,7 +58,7 @@ pub fn merge(spec: &VSESpec, profile: Option<&VSEProfile>) -> Result<ResolvedSpe
     Ok(ResolvedSpec {
         engine,
         system,
-        machine: Machine { cpu, memory },
+        machine: Machine { cpu, memory, devices },
         disks: spec.disks.clone(),
         volumes: spec.volumes.clone(),
         networks: spec.networks.clone(),
@@ -102,6 +104,21 @@ impl Merge<'_> {
                 )
                 .map(|page_size| HugePages { page_size }),
         }
+    }
+
+    /// The profile's devices, then those of the VSE that it does not have by that name.
+    fn devices(&mut self, ours: &Devices, base: &Devices) -> Devices {
+        let mut host_devices = base.host_devices.clone();
+        for device in &ours.host_devices {
+            match base.host_devices.iter().find(|known| known.name == device.name) {
+                Some(known) => {
+                    let path = format!("spec.machine.devices.hostDevices[{}].deviceName", device.name);
+                    self.pick(&path, &Some(&device.device_name), &Some(&known.device_name));
+                }
+                None => host_devices.push(device.clone()),
+            }
+        }
+        Devices { host_devices }
     }
 
     fn node_selector(

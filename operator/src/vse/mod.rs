@@ -1,6 +1,7 @@
 //! The VSE controller: observe → plan → execute → status.
 
 pub mod choose;
+pub mod devices;
 pub mod events;
 pub mod execute;
 pub mod exit;

@@ -21,7 +21,7 @@ use crate::vse::trouble::{Trouble, host_trouble, launch_trouble};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
-use vse_crds::{ExitRecord, MicroVM, MicroVMPhase, PowerState, RunStrategy, VSEStatus, labels};
+use vse_crds::{ExitRecord, MicroVM, MicroVMPhase, RunStrategy, VSEStatus, labels};
 
 /// One call to the API server.
 #[derive(Clone, Debug, PartialEq)]
@@ -410,5 +410,7 @@ fn is_about_hosts(refusal: &Refusal) -> bool {
             | Reason::InsufficientCPUs
             | Reason::InsufficientMemory
             | Reason::InsufficientHugePages
+            | Reason::InsufficientDevices
+            | Reason::DeviceClassNotFound
     )
 }

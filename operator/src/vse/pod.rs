@@ -2,6 +2,7 @@
 //! privilege, one container, one process.
 
 use crate::vse::choose::Choice;
+use crate::vse::devices;
 use crate::vse::fingerprint::{self, fingerprint};
 use crate::vse::names;
 use crate::vse::order::Order;
@@ -120,7 +121,7 @@ fn container(order: &Order, images: &Images) -> Container {
         // What an engine that failed said last is the end of its output.
         termination_message_policy: Some("FallbackToLogsOnError".into()),
         volume_mounts: Some(mounts(order)),
-        volume_devices: some(devices(&order.storage)),
+        volume_devices: some(block_devices(&order.storage)),
         ..Container::default()
     }
 }
@@ -160,6 +161,9 @@ fn resources(order: &Order) -> ResourceRequirements {
     }
     for ticket in [resource(order.choice.accelerator), order.choice.engine.resource()] {
         limit(ticket, Quantity("1".into()));
+    }
+    for (resource, count) in devices::counted(&order.spec.machine.devices) {
+        limit(resource, Quantity(count.to_string()));
     }
     let mut requests = limits.clone();
     let cpu = match shape.cpus {
@@ -254,7 +258,7 @@ fn mounts(order: &Order) -> Vec<VolumeMount> {
     mounts
 }
 
-fn devices(storage: &[Storage]) -> Vec<VolumeDevice> {
+fn block_devices(storage: &[Storage]) -> Vec<VolumeDevice> {
     storage
         .iter()
         .filter(|storage| storage.backing == Backing::Block)

@@ -87,6 +87,11 @@ pub fn contradictions(machine: &Machine) -> Vec<Problem> {
             Err(error) => problem("cpu.request", error.to_string()),
         }
     }
+    let devices = machine.devices.host_devices.len();
+    if devices > vse_crds::MAX_HOST_DEVICES {
+        let most = vse_crds::MAX_HOST_DEVICES;
+        problem("devices.hostDevices", format!("{devices} with those of the profile; at most {most} are possible"));
+    }
     match machine.memory.guest.as_ref().map(quantity::bytes) {
         None => {}
         Some(Err(error)) => problem("memory.guest", error.to_string()),
@@ -132,6 +137,7 @@ mod tests {
         Machine {
             cpu: Cpu { cores: Some(cores), ..Cpu::default() },
             memory: Memory { guest: Some(Quantity(guest.into())), hugepages: None },
+            ..Machine::default()
         }
     }
 

@@ -123,6 +123,82 @@ fn what_no_host_has_is_refused_with_what_they_have() {
     }
 }
 
+/// A host with an engine that passes devices through, and two network cards for guests.
+fn host_with_cards() -> Arc<Host> {
+    let mut host = host().as_ref().clone();
+    let status = host.status.as_mut().unwrap();
+    status.engines[0].capabilities = vec!["Passthrough".into()];
+    status.device_classes = vec![from_yaml("{name: nic, devices: 2}")];
+    Arc::new(host)
+}
+
+fn with_devices(devices: &str) -> VSE {
+    with(&format!(
+        "{{system: {{image: i}}, machine: {{memory: {{guest: 1Gi}}, devices: {{hostDevices: [{devices}]}}}}}}"
+    ))
+}
+
+#[test]
+fn host_devices_are_asked_of_the_hosts_by_count() {
+    let vse = with_devices("{name: a, deviceName: vse.hpc.io/nic}, {name: b, deviceName: vse.hpc.io/nic}");
+    let order = Order::new(&seen(vse, None, vec![host(), host_with_cards()]), None).unwrap();
+    let pod = crate::vse::pod::build(&super::vse(), 1, &order, &super::images());
+    let resources = pod.spec.unwrap().containers[0].resources.clone().unwrap();
+    assert_eq!(resources.limits.unwrap()["vse.hpc.io/nic"].0, "2");
+    assert_eq!(resources.requests.unwrap()["vse.hpc.io/nic"].0, "2");
+}
+
+#[test]
+fn a_device_class_nobody_declares_is_waited_for_by_its_field() {
+    let vse = with_devices("{name: a, deviceName: vse.hpc.io/nic}, {name: b, deviceName: vse.hpc.io/gpu}");
+    let refusal = refusal(vse, None, vec![host_with_cards()]);
+    assert_eq!(refusal.reason, Reason::DeviceClassNotFound);
+    assert_eq!(
+        refusal.to_string(),
+        "spec.machine.devices.hostDevices[b].deviceName: no HostPolicy in force on a ready host has device class \"gpu\"; \
+         waiting for one (deviceClasses)"
+    );
+}
+
+#[test]
+fn more_devices_than_any_host_has_are_refused() {
+    let device = |name: &str| format!("{{name: {name}, deviceName: vse.hpc.io/nic}}");
+    let vse = with_devices(&["a", "b", "c"].map(device).join(", "));
+    let refusal = refusal(vse, None, vec![host_with_cards()]);
+    assert_eq!(refusal.reason, Reason::InsufficientDevices);
+    assert_eq!(
+        refusal.to_string(),
+        "spec.machine.devices.hostDevices[a].deviceName: no host has 3 of vse.hpc.io/nic (host-1: 2)"
+    );
+}
+
+#[test]
+fn an_engine_without_passthrough_is_not_taken_for_devices() {
+    let mut host = host_with_cards().as_ref().clone();
+    host.status.as_mut().unwrap().engines[0].capabilities.clear();
+    let refusal = refusal(with_devices("{name: a, deviceName: vse.hpc.io/nic}"), None, vec![Arc::new(host)]);
+    assert_eq!(refusal.reason, Reason::NoEngine);
+    assert!(refusal.to_string().contains("host-1: qemu can't pass host devices through"), "{refusal}");
+}
+
+#[test]
+fn devices_of_profile_and_spec_are_joined_by_name() {
+    let profile = |device: &str| {
+        format!(
+            "{{apiVersion: vse.hpc.io/v1alpha1, kind: VSEProfile, metadata: {{name: small}}, \
+             spec: {{machine: {{devices: {{hostDevices: [{{name: a, deviceName: {device}}}]}}}}}}}}"
+        )
+    };
+    let spec = "{profileName: small, system: {image: i}, machine: {memory: {guest: 1Gi}, devices: {hostDevices: \
+                [{name: b, deviceName: vse.hpc.io/nic}, {name: a, deviceName: vse.hpc.io/nic}]}}}";
+    let same = seen(with(spec), Some(&profile("vse.hpc.io/nic")), Vec::new());
+    let devices = crate::vse::order::resolve(&same).unwrap().machine.devices;
+    assert_eq!(devices.host_devices.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    let refusal = refusal(with(spec), Some(&profile("vse.hpc.io/gpu")), vec![host()]);
+    assert_eq!(refusal.reason, Reason::ProfileConflict);
+    assert!(refusal.to_string().starts_with("spec.machine.devices.hostDevices[a].deviceName: "), "{refusal}");
+}
+
 #[test]
 fn overcommitted_cpus_may_be_more_than_a_host_has() {
     let vse = with("{system: {image: i}, machine: {cpu: {cores: 64, request: 100m}, memory: {guest: 1Gi}}}");
