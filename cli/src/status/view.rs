@@ -112,6 +112,9 @@ fn microvm_node(vm: &MicroVM, paint: Paint) -> Node {
     if let Some(cpus) = &status.cpus {
         below.push(fact("CPUs", &cpus.summary));
     }
+    for device in &status.devices {
+        below.push(fact("device", &format!("{} {} {}", device.name, device.device_name, device.addresses.join(", "))));
+    }
     Node { line: words.join("  "), below }
 }
 

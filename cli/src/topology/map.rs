@@ -1,13 +1,14 @@
-//! Whose each CPU of a host is. Pure.
+//! Whose each CPU and each device of a host is. Pure.
 
 use super::cpu_list;
+use super::devices::{self, DeviceUse};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use vse_crds::{CpuPlacement, Host, LogicalCpu, MicroVM, quantity};
 
-/// A host, one of its guests, and whose its CPUs are.
+/// A host, one of its guests, and whose its CPUs and devices are.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Map {
@@ -20,6 +21,9 @@ pub struct Map {
     pub cells: Vec<CellSummary>,
     /// By socket, cell, core, then number.
     pub cpus: Vec<CpuUse>,
+    /// By address.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceUse>,
 }
 
 /// A NUMA cell.
@@ -94,7 +98,15 @@ pub fn draw_up(host: &Host, vm: &MicroVM, others: &[MicroVM]) -> Map {
                 .collect(),
         })
         .collect();
-    Map { host: host.name_any(), model: status.cpu.model, guest: name(vm), placement: placement.summary, cells, cpus }
+    Map {
+        host: host.name_any(),
+        model: status.cpu.model,
+        guest: name(vm),
+        placement: placement.summary,
+        cells,
+        cpus,
+        devices: devices::draw_up(host, vm, others, name),
+    }
 }
 
 /// A size as people say it: `19.3 GiB`.

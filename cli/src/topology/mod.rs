@@ -1,6 +1,7 @@
 //! `kubectl vse topology`: reads the objects, hands them to [`map`] and [`view`].
 
 mod cpu_list;
+mod devices;
 mod map;
 mod view;
 

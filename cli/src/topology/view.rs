@@ -1,5 +1,6 @@
 //! The picture of a host as text. Pure.
 
+use super::devices::{DeviceUse, Owner};
 use super::map::{CpuUse, Map, Use};
 use crate::paint::{Paint, plain};
 
@@ -22,6 +23,12 @@ pub fn render(map: &Map, paint: Paint) -> String {
         out.push_str(&format!("\n{about}\n"));
         let cores = cell.chunk_by(|a, b| a.place.core == b.place.core);
         out.push_str(&wrap(cores.map(|core| draw_core(core, &others, paint))));
+        out.push_str(&draw_devices(map, |device| device.cell == Some(id), paint));
+    }
+    let of_no_cell = |device: &DeviceUse| map.cpus.iter().all(|cpu| Some(cpu.place.cell) != device.cell);
+    if map.devices.iter().any(of_no_cell) {
+        out.push_str("\nDevices of no cell\n");
+        out.push_str(&draw_devices(map, of_no_cell, paint));
     }
     out.push_str(&format!("\n{}", legend(map, &others, paint)));
     out
@@ -71,6 +78,24 @@ fn draw_core(core: &[CpuUse], others: &[&str], paint: Paint) -> (usize, String) 
     let width = cpus.iter().map(|(width, _)| width).sum::<usize>() + 3 * cpus.len() + 1;
     let texts: Vec<_> = cpus.into_iter().map(|(_, text)| text).collect();
     (width, format!("[ {} ]", texts.join(" | ")))
+}
+
+/// One line for each device.
+fn draw_devices(map: &Map, wanted: impl Fn(&DeviceUse) -> bool, paint: Paint) -> String {
+    let class = |device: &DeviceUse| device.device_class.clone().unwrap_or_else(|| "-".into());
+    let widest = map.devices.iter().map(|device| class(device).len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for device in map.devices.iter().filter(|device| wanted(device)) {
+        let whose = match &device.owner {
+            Owner::Guest { name } => paint.good(&format!("its {}", plain(name))),
+            Owner::Other { guest } => format!("guest {}", plain(guest)),
+            Owner::Taken => "taken".into(),
+            Owner::Free => paint.dim("free"),
+            Owner::Unusable { reason } => paint.warn(&format!("not usable: {}", plain(reason))),
+        };
+        out.push_str(&format!("  {} {} {:<widest$}  {whose}\n", plain(&device.address), device.id, class(device)));
+    }
+    out
 }
 
 fn draw_cpu(cpu: &CpuUse, others: &[&str], paint: Paint) -> (usize, String) {

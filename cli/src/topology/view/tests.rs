@@ -1,7 +1,7 @@
 use super::*;
 use crate::golden;
 use crate::topology::map;
-use vse_crds::{CpuPlacement, MicroVM};
+use vse_crds::{CpuPlacement, GuestDevice, MicroVM};
 
 fn parts() -> (vse_crds::Host, MicroVM) {
     let seen = golden::fixture("running");
@@ -11,17 +11,25 @@ fn parts() -> (vse_crds::Host, MicroVM) {
 fn guest(name: &str, cpus: CpuPlacement) -> MicroVM {
     let (_, mut vm) = parts();
     vm.metadata.name = Some(name.into());
-    vm.status.as_mut().unwrap().cpus = Some(cpus);
+    let status = vm.status.as_mut().unwrap();
+    status.cpus = Some(cpus);
+    status.devices.clear();
     vm
 }
 
 #[test]
 fn dedicated_cpus_beside_another_guest() {
     let (host, vm) = parts();
-    let other = guest(
+    let mut other = guest(
         "other-7",
         CpuPlacement { summary: String::new(), pinned: vec![3, 7], emulator: "3".into(), cells: Vec::new() },
     );
+    let gpu = GuestDevice {
+        name: "gpu".into(),
+        device_name: "vse.hpc.io/accelerator".into(),
+        addresses: vec!["0000:c1:00.0".into()],
+    };
+    other.status.as_mut().unwrap().devices.push(gpu);
     let map = map::draw_up(&host, &vm, &[other]);
     golden::check("topology-dedicated.txt", &render(&map, Paint::off()));
     let json = serde_json::to_string_pretty(&map).unwrap();
