@@ -50,8 +50,9 @@ fn shared_cpus() {
 #[test]
 fn many_cores_are_wrapped() {
     let (mut host, vm) = parts();
-    let cpu = &mut host.status.as_mut().unwrap().cpu;
-    cpu.topology = (0..64).map(|cpu| vse_crds::LogicalCpu { cpu, core: cpu % 32, socket: 0, cell: 0 }).collect();
+    let status = host.status.as_mut().unwrap();
+    status.devices.clear();
+    status.cpu.topology = (0..64).map(|cpu| vse_crds::LogicalCpu { cpu, core: cpu % 32, socket: 0, cell: 0 }).collect();
     let text = render(&map::draw_up(&host, &vm, &[]), Paint::off());
     assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
 }
