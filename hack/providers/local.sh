@@ -33,6 +33,7 @@ up() {
         say "what is left of a broken cluster is removed first"
         down
         choose_net
+        echo "$PROVIDER" >"$CLUSTER/provider"
     fi
     rm -rf "$CLUSTER/logs"
     seq -f 'node-%g' "$NODES" >"$CLUSTER/nodes"

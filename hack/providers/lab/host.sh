@@ -10,7 +10,7 @@
 #   DIRECTORY/key         the SSH key that root on it takes
 # shellcheck shell=bash
 
-lab_cpus=${LAB_CPUS:-8}
+lab_cpus=${LAB_CPUS:-6}
 lab_memory=${LAB_MEMORY:-5120}
 
 # Makes the disk of a host from DIRECTORY/root, with a way in for us, and with containerd's root

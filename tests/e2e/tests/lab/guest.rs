@@ -28,12 +28,11 @@ fn stock_debian_with_cpus_and_huge_pages_of_one_cell() {
         // All its CPUs are of one cell, the emulator's none of the vCPUs'.
         let placed = microvm.status.clone().and_then(|status| status.cpus).context("no CPUs in the status")?;
         let [first, second] = placed.pinned[..] else { vse_e2e::bail!("two vCPUs on {:?}", placed.pinned) };
-        let emulator: u32 =
-            placed.emulator.parse().with_context(|| format!("one emulator CPU: {}", placed.emulator))?;
+        let emulator: u32 = placed.emulator.parse().with_context(|| format!("one emulator CPU: {}", placed.emulator))?;
         ensure!(first != second && emulator != first && emulator != second, "{}", placed.summary);
         let node = &microvm.spec.node_name;
         let host = Api::<Host>::all(world.client.clone()).get(node).await?;
-        let topology = host.status.context("the Host says nothing")?.cpu.topology;
+        let topology = host.status.context("nothing in the Host's status")?.cpu.topology;
         let cell_of = |cpu: u32| topology.iter().find(|thread| thread.cpu == cpu).map(|thread| thread.cell);
         let cell = cell_of(first).context("the pinned CPU is not in the Host")?;
         ensure!([second, emulator].map(cell_of) == [Some(cell); 2], "{} is not of one cell", placed.summary);
