@@ -11,7 +11,7 @@ use vse_engine::qemu::Qemu;
 use vse_engine::threads::threads;
 use vse_engine::{Event, ExitMeaning, Guest, GuestCell, GuestConfig, Placement, RunState, ShutdownCause};
 
-use super::running::{Running, file, guest, state};
+use super::running::{Running, file, guest, on_two_cells, state};
 
 fn qemu() -> Qemu {
     Qemu::new(std::env::var("QEMU").unwrap_or_else(|_| "/usr/bin/qemu-system-x86_64".into()))
@@ -185,4 +185,19 @@ async fn a_guest_that_panics_is_a_failure() {
     guest.resume().await.unwrap();
     assert_eq!(events.find(|event| *event == Event::Panicked).await, Some(Event::Panicked));
     assert_eq!(running.exit(), ExitMeaning::Failed { code: 1 });
+}
+
+#[tokio::test]
+#[ignore = "needs two NUMA cells with 16 free huge pages each"]
+async fn huge_pages_lie_on_their_cells_before_the_guest_runs() {
+    let launched = Running::launch(qemu(), |dir| {
+        let mut guest = guest(dir, kernel(dir, IDLE));
+        on_two_cells(&mut guest);
+        guest
+    });
+    let (running, guest) = launched.await;
+    assert_eq!(state(&*guest).await, RunState::Prelaunch);
+    let ([first, second], all) = running.huge_pages_on([0, 1]);
+    // The first page of a cell is touched by the main thread, wherever that runs.
+    assert!(first.abs_diff(16) <= 1 && second.abs_diff(16) <= 1 && all == 32, "{first} and {second} of {all}");
 }

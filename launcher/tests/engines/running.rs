@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::net::UnixStream;
 use vse_engine::{
     Accelerator, Boot, Cache, Channels, CpuTopology, Disk, DiskSource, Engine, EventSource, EventsFile, ExitMeaning,
-    Guest, GuestConfig, Memory, PageSize, Placement, RunState, Storage,
+    Guest, GuestCell, GuestConfig, Memory, PageSize, Placement, RunState, Storage,
 };
 use vse_launch::{Descriptor, LaunchOrder, connect_beneath, send};
 
@@ -73,6 +73,23 @@ pub(crate) fn guest(dir: &Path, kernel: OwnedFd) -> GuestConfig {
         accelerator: Accelerator::Emulation,
         passthrough: None,
     }
+}
+
+/// Puts each vCPU and half of the memory, in huge pages, on one of the first two cells of this machine.
+pub(crate) fn on_two_cells(guest: &mut GuestConfig) {
+    let first_cpu = |node: u32| {
+        let list = fs::read_to_string(format!("/sys/devices/system/node/node{node}/cpulist")).unwrap();
+        list.trim().split([',', '-']).next().unwrap().parse::<u32>().unwrap()
+    };
+    let cell = |index: u32, distances: [u8; 2]| GuestCell {
+        vcpus: vec![index],
+        bytes: 32 << 20,
+        distances: distances.into(),
+        host_cells: vec![index],
+    };
+    guest.memory = Memory { bytes: 64 << 20, pages: PageSize::Huge2M };
+    guest.cells = vec![cell(0, [10, 21]), cell(1, [21, 10])];
+    guest.placement = Placement { pinned: vec![first_cpu(0), first_cpu(1)] };
 }
 
 impl Running {
@@ -147,6 +164,17 @@ impl Running {
 
     pub(crate) fn link(&self, name: &str) -> PathBuf {
         fs::read_link(format!("/proc/{}/{name}", self.pid())).unwrap()
+    }
+
+    /// Huge pages of the engine on these cells, and on all.
+    pub(crate) fn huge_pages_on<const N: usize>(&self, cells: [u32; N]) -> ([u64; N], u64) {
+        let maps = fs::read_to_string(format!("/proc/{}/numa_maps", self.pid())).unwrap();
+        let huge: Vec<&str> = maps.lines().filter(|line| line.contains(" huge ")).collect();
+        let fields = || huge.iter().flat_map(|line| line.split(' '));
+        let on = |cell: u32| {
+            fields().filter_map(|field| field.strip_prefix(&format!("N{cell}="))?.parse::<u64>().ok()).sum()
+        };
+        (cells.map(on), (0..64).map(on).sum())
     }
 
     pub(crate) fn status(&self) -> String {

@@ -15,7 +15,7 @@ use vse_engine::{
     Accelerator, Event, ExitMeaning, Guest, GuestCell, GuestConfig, Placement, RunState, ShutdownCause, VcpuThreads,
 };
 
-use super::running::{Running, file, guest, state};
+use super::running::{Running, file, guest, on_two_cells, state};
 
 fn vmm() -> Vmm {
     let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("vse-vmm"));
@@ -205,4 +205,12 @@ async fn a_guest_that_panics_says_so_and_ends() {
     guest.resume().await.unwrap();
     assert_eq!(events.find(|event| *event == Event::Panicked).await, Some(Event::Panicked));
     assert_eq!(running.exit(), ExitMeaning::Failed { code: EXIT_PANIC });
+}
+
+#[tokio::test]
+#[ignore = "needs two NUMA cells with 16 free huge pages each"]
+async fn huge_pages_lie_on_their_cells_before_the_guest_runs() {
+    let (running, guest) = launch_with(IDLE, on_two_cells).await;
+    assert_eq!(state(&*guest).await, RunState::Prelaunch);
+    assert_eq!(running.huge_pages_on([0, 1]), ([16, 16], 32));
 }
