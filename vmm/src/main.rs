@@ -1,0 +1,3 @@
+//! `vse-vmm`.
+
+fn main() {}
