@@ -25,6 +25,7 @@
 //! does.
 
 pub mod bus;
+pub mod cpu;
 pub mod hypervisor;
 pub mod interrupts;
 pub mod layout;
