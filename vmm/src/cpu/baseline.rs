@@ -59,17 +59,17 @@ impl Baseline {
         }
     }
 
-    fn from_v3(self, mask: u32) -> u32 {
+    fn with_v3(self, mask: u32) -> u32 {
         if self >= Self::V3 { mask } else { 0 }
     }
 
-    fn from_v4(self, mask: u32) -> u32 {
+    fn with_v4(self, mask: u32) -> u32 {
         if self >= Self::V4 { mask } else { 0 }
     }
 
     /// Bits of XCR0 that the guest may set: x87 and SSE, AVX, the three parts of AVX-512.
     fn xcr0(self) -> u32 {
-        0b11 | self.from_v3(0b100) | self.from_v4(0b1110_0000)
+        0b11 | self.with_v3(0b100) | self.with_v4(0b1110_0000)
     }
 
     /// Features that the level has and `supported` lacks, as (leaf, register, bits); empty where it can be used.
@@ -80,12 +80,12 @@ impl Baseline {
             found.copied().unwrap_or_default()
         };
         // What KVM adds itself (OSXSAVE follows CR4) or can always emulate (x2APIC) is not the host's to lack.
-        let leaf_1 = LEAF_1_ECX_V2 | self.from_v3(LEAF_1_ECX_V3 & !(1 << 27));
+        let leaf_1 = LEAF_1_ECX_V2 | self.with_v3(LEAF_1_ECX_V3 & !(1 << 27));
         let needs = [
             (1, "ECX", leaf_1, leaf(1).ecx),
             (1, "EDX", LEAF_1_EDX, leaf(1).edx),
-            (7, "EBX", self.from_v3(LEAF_7_EBX_V3) | self.from_v4(LEAF_7_EBX_V4), leaf(7).ebx),
-            (0x8000_0001, "ECX", 1 | self.from_v3(LEAF_80000001_ECX_V3), leaf(0x8000_0001).ecx),
+            (7, "EBX", self.with_v3(LEAF_7_EBX_V3) | self.with_v4(LEAF_7_EBX_V4), leaf(7).ebx),
+            (0x8000_0001, "ECX", 1 | self.with_v3(LEAF_80000001_ECX_V3), leaf(0x8000_0001).ecx),
             (0x8000_0001, "EDX", LEAF_80000001_EDX, leaf(0x8000_0001).edx),
         ];
         needs
@@ -113,14 +113,14 @@ impl Baseline {
     fn restrict(self, entry: &mut Entry) {
         match (entry.function, entry.index) {
             (1, _) => {
-                entry.ecx &= LEAF_1_ECX_V2 | self.from_v3(LEAF_1_ECX_V3);
+                entry.ecx &= LEAF_1_ECX_V2 | self.with_v3(LEAF_1_ECX_V3);
                 entry.edx &= LEAF_1_EDX;
             }
             // Only that the APIC timer never stops.
             (6, _) => [entry.eax, entry.ebx, entry.ecx, entry.edx] = [entry.eax & 1 << 2, 0, 0, 0],
             (7, _) => {
                 entry.eax = 0;
-                entry.ebx &= self.from_v3(LEAF_7_EBX_V3) | self.from_v4(LEAF_7_EBX_V4);
+                entry.ebx &= self.with_v3(LEAF_7_EBX_V3) | self.with_v4(LEAF_7_EBX_V4);
                 entry.ecx = 0;
                 entry.edx &= LEAF_7_EDX_MITIGATIONS;
             }
@@ -132,12 +132,12 @@ impl Baseline {
             }
             // XSAVEOPT; from v4 on also the compacted forms.
             (0xD, 1) => {
-                entry.eax &= 1 | self.from_v4(0b1110);
+                entry.eax &= 1 | self.with_v4(0b1110);
                 entry.ecx = 0;
                 entry.edx = 0;
             }
             (0x8000_0001, _) => {
-                entry.ecx &= LEAF_80000001_ECX_V2 | self.from_v3(LEAF_80000001_ECX_V3);
+                entry.ecx &= LEAF_80000001_ECX_V2 | self.with_v3(LEAF_80000001_ECX_V3);
                 entry.edx &= LEAF_80000001_EDX | LEAF_1_EDX;
             }
             // An invariant TSC is invariant on its own host.

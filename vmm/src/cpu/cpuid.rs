@@ -119,7 +119,7 @@ impl Cpuid {
                 0x8000_001E => {
                     let die = position.socket * topology.dies + position.die;
                     entry.eax = id;
-                    entry.ebx = position.die * topology.cores + position.core | (topology.threads - 1) << 8;
+                    entry.ebx = (position.die * topology.cores + position.core) | ((topology.threads - 1) << 8);
                     entry.ecx = die & 0xFF | (topology.dies - 1) << 8;
                     entry.edx = 0;
                 }
