@@ -31,5 +31,6 @@ pub mod hypervisor;
 pub mod interrupts;
 pub mod layout;
 pub mod memory;
+pub mod pci;
 pub mod snapshot;
 pub mod virtio;
