@@ -1,0 +1,141 @@
+//! Requests and answers beside the configuration.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::VmConfig;
+use crate::unsupported::Unsupported;
+
+/// `GET vmm.ping`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmmPingResponse {
+    /// Name and version, for people.
+    pub build_version: String,
+    /// Version.
+    pub version: String,
+    /// Process ID, in the VMM's own namespace.
+    pub pid: i64,
+    /// Names of what was built in beyond the usual.
+    pub features: Vec<String>,
+}
+
+/// Where a guest is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmState {
+    /// Everything is there, nothing has run.
+    Created,
+    /// vCPUs run.
+    Running,
+    /// It was shut down, and can be booted again.
+    Shutdown,
+    /// vCPUs are stopped and devices at rest.
+    Paused,
+}
+
+/// `GET vm.info`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmInfo {
+    /// As it was created, with names and device numbers filled in.
+    pub config: VmConfig,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// Bytes of RAM.
+    pub memory_actual_size: u64,
+    /// Ours: thread ID of each vCPU, in the VMM's own namespace; empty while there are none.
+    #[serde(default)]
+    pub vcpu_threads: Vec<i32>,
+    /// Ours: whether a program in the guest has the agent's port open.
+    #[serde(default)]
+    pub agent_connected: bool,
+}
+
+/// `GET vm.counters`: by device, by counter.
+pub type VmCounters = BTreeMap<String, BTreeMap<&'static str, u64>>;
+
+/// The answer to `vm.add-…` when the guest was told of the new device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciDeviceInfo {
+    /// Its name.
+    pub id: String,
+    /// Its address in the guest, for example `0000:00:06.0`.
+    pub bdf: String,
+}
+
+/// `PUT vm.remove-device`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmRemoveDevice {
+    /// Its name.
+    pub id: String,
+}
+
+/// `PUT vm.resize`. Nothing can be resized, so only what is there already can be asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VmResize {
+    /// vCPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desired_vcpus: Option<u32>,
+    /// Bytes of RAM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desired_ram: Option<u64>,
+    /// Bytes of balloon.
+    #[serde(skip_serializing)]
+    pub desired_balloon: Unsupported,
+}
+
+/// `PUT vm.snapshot`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmSnapshotConfig {
+    /// `file:///DIRECTORY`, which is there and has no snapshot in it.
+    pub destination_url: String,
+}
+
+/// `PUT vm.restore`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreConfig {
+    /// `file:///DIRECTORY` that `vm.snapshot` wrote.
+    pub source_url: String,
+    /// RAM is filled before the guest goes on, in place of when it is first touched.
+    #[serde(default)]
+    pub prefault: bool,
+    /// How RAM is filled, where the kind of pages leaves a choice.
+    #[serde(default)]
+    pub memory_restore_mode: MemoryRestoreMode,
+    /// Whether the guest goes on at once; without it, it is paused.
+    #[serde(default)]
+    pub resume: bool,
+    /// Other host cells for zones.
+    #[serde(default)]
+    pub zone_updates: Vec<MemoryZoneUpdate>,
+    /// Ours: what a snapshot doesn't contain because it belongs to a host: descriptors, paths, placement. As for
+    /// `vm.create`; what the guest can see of it must be as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Box<VmConfig>>,
+    /// Ours: the guest's clock goes on from where it stopped, in place of jumping to the present.
+    #[serde(default)]
+    pub keep_clock: bool,
+}
+
+/// How RAM is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum MemoryRestoreMode {
+    /// Read.
+    #[default]
+    Copy,
+    /// Mapped.
+    OnDemand,
+}
+
+/// Another host cell for a zone of RAM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryZoneUpdate {
+    /// Name of the zone.
+    pub id: String,
+    /// The host cell.
+    pub host_numa_node: u32,
+}
