@@ -19,6 +19,7 @@ pub mod mac;
 pub mod memory;
 pub mod messages;
 pub mod unsupported;
+pub mod validate;
 
 pub use config::{Fd, PayloadConfig, PlatformConfig, VmConfig};
 pub use console::{ConsoleConfig, ConsoleMode, SerialConfig};
@@ -30,3 +31,4 @@ pub use messages::{
     MemoryRestoreMode, MemoryZoneUpdate, PciDeviceInfo, RestoreConfig, VmCounters, VmInfo, VmRemoveDevice, VmResize,
     VmSnapshotConfig, VmState, VmmPingResponse,
 };
+pub use validate::{Invalid, Problem, Refused};

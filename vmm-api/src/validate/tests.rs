@@ -1,0 +1,183 @@
+use super::*;
+use crate::json;
+
+fn read(text: &str) -> VmConfig {
+    json::read(text.as_bytes()).unwrap()
+}
+
+fn with(text: &str) -> VmConfig {
+    let mut value: serde_json::Value = serde_json::from_str(text).unwrap();
+    let base = serde_json::json!({"payload": {"kernel": "/k"}, "console": {"mode": "Off"}});
+    for (key, default) in base.as_object().unwrap() {
+        value.as_object_mut().unwrap().entry(key).or_insert(default.clone());
+    }
+    read(&value.to_string())
+}
+
+/// What is wrong, one a line.
+fn wrong(text: &str) -> String {
+    let Err(Refused(all)) = with(text).validate() else { return String::new() };
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn defaults_are_valid() {
+    assert_eq!(wrong("{}"), "");
+    let config = read(r#"{"payload": {"kernel": "/k"}}"#).validate().unwrap();
+    assert_eq!(config.cpus.boot_vcpus, 1);
+    assert_eq!(config.memory.total(), 512 << 20);
+}
+
+#[test]
+fn a_kernel_comes_once() {
+    assert_eq!(wrong(r#"{"payload": {}}"#), "payload.kernel: is missing: a guest boots a kernel");
+    assert_eq!(
+        wrong(r#"{"payload": {"kernel": "/k", "kernel_fd": 9}}"#),
+        "payload.kernel_fd: payload.kernel is there as well"
+    );
+}
+
+#[test]
+fn everything_wrong_is_reported() {
+    let text =
+        wrong(r#"{"cpus": {"boot_vcpus": 0, "max_vcpus": 0}, "disks": [{"queue_size": 100}], "memory": {"size": 5}}"#);
+    let paths: Vec<&str> = text.lines().filter_map(|line| line.split(": ").next()).collect();
+    assert_eq!(paths, ["cpus.boot_vcpus", "memory.size", "memory.size", "disks[0].path", "disks[0].queue_size"]);
+}
+
+#[test]
+fn cpus_agree_with_each_other() {
+    for (json, expected) in [
+        (r#"{"boot_vcpus": 2, "max_vcpus": 4}"#, "cpus.max_vcpus: 4 should be 2, as vCPUs can't be added later"),
+        (
+            r#"{"boot_vcpus": 4, "max_vcpus": 4,
+                "topology": {"threads_per_core": 2, "cores_per_die": 1, "dies_per_package": 1, "packages": 1}}"#,
+            "cpus.topology: 2 should be 4, the product of threads, cores, dies and packages",
+        ),
+        (r#"{"boot_vcpus": 255, "max_vcpus": 255}"#, "cpus.boot_vcpus: 255 is not from 1 to 254"),
+        (r#"{"affinity": [{"vcpu": 1, "host_cpus": [0]}]}"#, "cpus.affinity[0].vcpu: there is no vCPU 1"),
+        (
+            r#"{"affinity": [{"vcpu": 0, "host_cpus": [0]}, {"vcpu": 0, "host_cpus": [1]}]}"#,
+            "cpus.affinity[1]: vCPU 0 is cpus.affinity[0] already",
+        ),
+    ] {
+        assert_eq!(wrong(&format!(r#"{{"cpus": {json}}}"#)), expected);
+    }
+}
+
+#[test]
+fn memory_is_whole_pages() {
+    for (json, expected) in [
+        (r#"{"size": 16777217}"#, "memory.size: 16777217 is no multiple of 4096"),
+        (r#"{"size": 1048576}"#, "memory.size: 1048576 is not from 16777216 to 35184372088832"),
+        (
+            r#"{"size": 33554432, "hugepages": true, "hugepage_size": 1073741824}"#,
+            "memory.size: 33554432 is no multiple of 1073741824",
+        ),
+        (
+            r#"{"size": 33554432, "hugepages": true, "hugepage_size": 4096}"#,
+            "memory.hugepage_size: \"4096\" is not 2097152 or 1073741824",
+        ),
+        (r#"{"size": 33554432, "hugepage_size": 2097152}"#, "memory.hugepage_size: hugepages is not true"),
+        (
+            r#"{"size": 4096, "zones": [{"id": "a", "size": 33554432}]}"#,
+            "memory.size: 4096 should be 0, as the zones have sizes of their own",
+        ),
+    ] {
+        assert_eq!(wrong(&format!(r#"{{"memory": {json}}}"#)), expected);
+    }
+}
+
+#[test]
+fn each_cpu_and_zone_is_in_one_cell() {
+    let numa = |cells: &str| {
+        wrong(&format!(
+            r#"{{"cpus": {{"boot_vcpus": 2, "max_vcpus": 2}}, "numa": {cells},
+                "memory": {{"size": 0, "zones": [{{"id": "a", "size": 33554432}}, {{"id": "b", "size": 33554432}}]}}}}"#
+        ))
+    };
+    let good = r#"[{"guest_numa_id": 0, "cpus": [0], "memory_zones": ["a"], "distances": [{"destination": 1, "distance": 20}]},
+                   {"guest_numa_id": 1, "cpus": [1], "memory_zones": ["b"]}]"#;
+    assert_eq!(numa(good), "");
+    assert_eq!(
+        numa(&good.replace("[1]", "[0]")),
+        "numa[1].cpus[0]: vCPU 0 is numa[0].cpus[0] already\nnuma: there is no cell with vCPU 1"
+    );
+    assert_eq!(
+        numa(&good.replace(r#"["b"]"#, r#"["c"]"#)),
+        "numa[1].memory_zones[0]: there is no zone c\nnuma: there is no cell with zone b"
+    );
+    assert_eq!(
+        numa(&good.replace("\"distance\": 20", "\"distance\": 10")),
+        "numa[0].distances[0].distance: 10 is not from 11 to 254"
+    );
+    assert_eq!(
+        numa(&good.replace("\"destination\": 1", "\"destination\": 2")),
+        "numa[0].distances[0].destination: there is no cell 2"
+    );
+}
+
+#[test]
+fn names_are_filled_in_and_unique() {
+    let config =
+        with(r#"{"disks": [{"path": "/a"}, {"path": "/b", "id": "_disk0"}], "vsock": {"cid": 3, "socket": "/s"}}"#);
+    let config = config.validate().unwrap();
+    let ids: Vec<_> = config.disks.iter().map(|disk| disk.id.as_deref().unwrap()).collect();
+    assert_eq!(ids, ["_disk1", "_disk0"]);
+    assert_eq!(config.vsock.unwrap().id.as_deref(), Some("_vsock0"));
+
+    let twice =
+        with(r#"{"disks": [{"path": "/a", "id": "x"}], "net": [{"tap": "t", "id": "x"}]}"#).validate().unwrap_err();
+    assert_eq!(twice.to_string(), "net[0].id: name x is disks[0] already");
+    assert!(twice.is_conflict());
+    assert_eq!(
+        wrong(r#"{"disks": [{"path": "/a", "pci_device_id": 3}, {"path": "/b", "pci_device_id": 3}]}"#),
+        "disks[1].pci_device_id: device number 3 is disks[0] already"
+    );
+}
+
+#[test]
+fn descriptors_belong_to_one() {
+    assert_eq!(wrong(r#"{"disks": [{"fd": 9}, {"fd": 9}]}"#), "disks[1].fd: descriptor 9 is disks[0].fd already");
+    assert_eq!(wrong(r#"{"disks": [{"fd": 1}]}"#), "disks[0].fd: 1 is not from 3 to 1048576");
+    assert_eq!(
+        wrong(
+            r#"{"vfio_container_fd": 8, "devices": [{"vfio_group_fd": 9, "host_address": "0000:65:00.0"},
+                {"vfio_group_fd": 9, "host_address": "0000:65:00.1"}]}"#
+        ),
+        ""
+    );
+}
+
+#[test]
+fn devices_are_complete() {
+    for (json, expected) in [
+        (r#"{"disks": [{}]}"#, "disks[0].path: is missing: or an open descriptor of it"),
+        (r#"{"disks": [{"path": "/a", "fd": 9}]}"#, "disks[0].fd: is there by path as well"),
+        (
+            r#"{"disks": [{"path": "/a", "serial": "123456789012345678901"}]}"#,
+            "disks[0].serial: 21 is not from 0 to 20",
+        ),
+        (r#"{"net": [{"fds": [9], "num_queues": 4}]}"#, "net[0].fds: 1 should be 2, half of num_queues"),
+        (r#"{"net": [{"tap": "t", "mac": "01:00:00:00:00:00"}]}"#, "net[0].mac: is an address of a group"),
+        (r#"{"vsock": {"cid": 2, "socket": "/s"}}"#, "vsock.cid: 2 is not from 3 to 4294967294"),
+        (r#"{"pmem": [{"file": "/p", "size": 4096}]}"#, "pmem[0].size: 4096 is no multiple of 2097152"),
+        (r#"{"fs": [{"tag": "t", "socket": "/s"}]}"#, "fs[0]: memory.shared must be true for vhost-user"),
+        (
+            r#"{"devices": [{"vfio_group_fd": 9, "host_address": "65:00.1"}], "vfio_container_fd": 8}"#,
+            "devices[0].host_address: \"65:00.1\" is not like 0000:65:00.1",
+        ),
+        (
+            r#"{"devices": [{"vfio_group_fd": 9, "host_address": "0000:65:00.1"}]}"#,
+            "vfio_container_fd: is missing: devices come with vfio_group_fd",
+        ),
+        (
+            r#"{"serial": {"mode": "Tty"}, "console": {"mode": "Tty"}}"#,
+            "console.mode: serial has the terminal already; Off or Null",
+        ),
+        (r#"{"serial": {"mode": "Pty"}}"#, "serial.mode: not supported by this VMM: pseudo-terminals"),
+        (r#"{"platform": {"uuid": "x"}}"#, "platform.uuid: \"x\" is not a UUID"),
+    ] {
+        assert_eq!(wrong(json), expected, "{json}");
+    }
+}
