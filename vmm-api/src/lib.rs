@@ -14,6 +14,7 @@ pub mod config;
 pub mod console;
 pub mod cpus;
 pub mod devices;
+pub mod hot_plug;
 pub mod json;
 pub mod mac;
 pub mod memory;
@@ -25,6 +26,7 @@ pub use config::{Fd, PayloadConfig, PlatformConfig, VmConfig};
 pub use console::{ConsoleConfig, ConsoleMode, SerialConfig};
 pub use cpus::{CpuAffinity, CpuTopology, CpusConfig};
 pub use devices::{AgentConfig, DeviceConfig, DiskConfig, FsConfig, NetConfig, PmemConfig, RngConfig, VsockConfig};
+pub use hot_plug::NewDevice;
 pub use mac::MacAddr;
 pub use memory::{MemoryConfig, MemoryZoneConfig, NumaConfig, NumaDistance};
 pub use messages::{

@@ -51,7 +51,7 @@ pub struct VmInfo {
 }
 
 /// `GET vm.counters`: by device, by counter.
-pub type VmCounters = BTreeMap<String, BTreeMap<&'static str, u64>>;
+pub type VmCounters = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// The answer to `vm.add-…` when the guest was told of the new device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,6 +25,7 @@
 //! does.
 
 pub mod boot;
+pub mod api;
 pub mod bus;
 pub mod cpu;
 pub mod hypervisor;

@@ -1,0 +1,125 @@
+//! The listening socket and its clients, for an owner that polls.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::connection::Connection;
+use super::http::{Request, Response};
+
+/// Most clients at a time: a node agent, and a few people.
+const MAX_CLIENTS: usize = 16;
+
+/// A request that is to be answered, and the descriptors that came with it.
+pub struct Call {
+    /// What is asked for.
+    pub request: Request,
+    /// What came along.
+    pub fds: Vec<OwnedFd>,
+    client: usize,
+}
+
+/// The API's socket.
+pub struct Server {
+    listener: UnixListener,
+    clients: Vec<Option<Connection>>,
+}
+
+impl Server {
+    /// Serves clients of a listening socket.
+    ///
+    /// # Errors
+    /// When it can't be made non-blocking.
+    pub fn new(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, clients: Vec::new() })
+    }
+
+    /// Appends what to poll. The answers go to [`Server::ready`], in the same order.
+    pub fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        fds.push(PollFd::from_borrowed_fd(self.listener.as_fd(), PollFlags::IN));
+        for client in self.clients.iter().flatten() {
+            let flags = if client.is_sending() { PollFlags::OUT } else { PollFlags::IN };
+            fds.push(PollFd::from_borrowed_fd(client.fd(), flags));
+        }
+    }
+
+    /// How many descriptors [`Server::watch`] appends.
+    #[must_use]
+    pub fn watched(&self) -> usize {
+        1 + self.clients.iter().flatten().count()
+    }
+
+    /// Reads and sends where polling says so, and lets new clients in.
+    pub fn ready(&mut self, results: &[PollFlags]) {
+        let Some((listener, clients)) = results.split_first() else { return };
+        for (slot, result) in self.clients.iter_mut().filter(|slot| slot.is_some()).zip(clients) {
+            let Some(client) = slot else { continue };
+            let outcome = match (result.is_empty(), client.is_sending()) {
+                (true, _) => Ok(()),
+                (false, true) => client.send(),
+                (false, false) => client.receive(),
+            };
+            if outcome.is_err() {
+                *slot = None;
+            }
+        }
+        self.clients.retain(Option::is_some);
+        if !listener.is_empty() {
+            self.accept();
+        }
+    }
+
+    /// The next request of any client.
+    pub fn take_call(&mut self) -> Option<Call> {
+        self.clients.iter_mut().enumerate().find_map(|(client, slot)| {
+            let (request, fds) = slot.as_mut()?.take_request()?;
+            Some(Call { request, fds, client })
+        })
+    }
+
+    /// Answers a request.
+    pub fn answer(&mut self, client: Answering, response: &Response) {
+        if let Some(Some(connection)) = self.clients.get_mut(client.0) {
+            connection.answer(response);
+        }
+        self.flush();
+    }
+
+    /// Sends what clients will take, refusals of what was no request among it.
+    pub fn flush(&mut self) {
+        for slot in &mut self.clients {
+            // Gone clients keep their place until the next round, so that numbers stay what they are.
+            if slot.as_mut().is_some_and(|client| client.is_sending() && client.send().is_err()) {
+                *slot = None;
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let Ok(mut client) = Connection::new(stream) else { continue };
+            if self.clients.len() >= MAX_CLIENTS {
+                client.refuse();
+                // It fits into the socket's buffer, or is lost.
+                let _ = client.send();
+            } else {
+                self.clients.push(Some(client));
+            }
+        }
+    }
+}
+
+/// Whom an answer goes to.
+#[derive(Debug, Clone, Copy)]
+pub struct Answering(usize);
+
+impl Call {
+    /// Whom the answer goes to.
+    #[must_use]
+    pub fn client(&self) -> Answering {
+        Answering(self.client)
+    }
+}
