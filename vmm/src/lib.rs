@@ -24,8 +24,8 @@
 //! needs a path, everything can come in as an open descriptor; memory beside guest RAM is bounded whatever the guest
 //! does.
 
-pub mod boot;
 pub mod api;
+pub mod boot;
 pub mod bus;
 pub mod cpu;
 pub mod hypervisor;

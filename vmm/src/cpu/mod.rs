@@ -2,4 +2,15 @@
 
 pub mod baseline;
 pub mod cpuid;
+pub mod exits;
+mod kick;
+pub mod state;
+pub mod threads;
 pub mod topology;
+
+#[cfg(test)]
+mod tests;
+
+pub use exits::{Buses, Outcome};
+pub use threads::{Listener, ThreadError, Vcpus};
+pub use topology::Topology;

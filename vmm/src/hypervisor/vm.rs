@@ -42,6 +42,12 @@ pub enum HypervisorError {
     /// Not the KVM this program was written for.
     #[error("KVM's interface has version {0}, known is 12")]
     Version(i32),
+    /// The guest can't have a value in one of its model-specific registers on this host.
+    #[error("KVM refuses the value of MSR {index:#x}")]
+    Msr {
+        /// Its number.
+        index: u32,
+    },
     /// A call failed.
     #[error("KVM: {what}")]
     Call {
@@ -107,7 +113,7 @@ fn enable(vm: &VmFd, capability: u32, argument: u64) -> Result<(), kvm_ioctls::E
 mod tests {
     use super::*;
 
-    pub(crate) fn kvm() -> Option<OwnedFd> {
+    pub(super) fn kvm() -> Option<OwnedFd> {
         std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").ok().map(Into::into)
     }
 

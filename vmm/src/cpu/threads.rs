@@ -1,0 +1,264 @@
+//! The vCPUs' threads.
+//!
+//! ```text
+//!             run                      end
+//!   Parked ◄───────► Running     * ──────────► Ended
+//!             park
+//! ```
+//! A thread holds its vCPU's lock while it runs; whoever wants a vCPU's registers parks the threads first.
+
+use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use kvm_ioctls::VcpuFd;
+use rustix::process::Pid;
+use rustix::thread::CpuSet;
+
+use super::exits::{self, Buses, Outcome};
+use super::kick::{self, Kickable};
+
+/// What the threads tell.
+pub trait Listener: Send + Sync {
+    /// A vCPU's exit led to this. If it [stops](Outcome::stops) the vCPU, that goes on when the threads are told to run
+    /// again.
+    fn happened(&self, vcpu: u32, outcome: Outcome);
+
+    /// Called in each thread before it runs anything of the guest's: restricts what the thread can do.
+    ///
+    /// # Errors
+    /// The thread then ends, and with it the attempt to make the vCPUs.
+    fn confine(&self) -> io::Result<()>;
+}
+
+/// What all threads should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Wanted {
+    Parked,
+    Running,
+    Ended,
+}
+
+/// What the threads share.
+struct Control {
+    /// A copy of `state.wanted`, to be looked at before each entry.
+    wanted: AtomicU8,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    wanted: Wanted,
+    /// How often it was wanted that they run.
+    generation: u64,
+    /// How many are parked.
+    parked: usize,
+}
+
+/// A guest's vCPUs, each with its thread.
+pub struct Vcpus {
+    control: Arc<Control>,
+    threads: Vec<Thread>,
+}
+
+struct Thread {
+    vcpu: Arc<Mutex<VcpuFd>>,
+    id: Pid,
+    handle: Option<JoinHandle<()>>,
+}
+
+/// A thread could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the thread of vCPU {vcpu} can't be made")]
+pub struct ThreadError {
+    /// Which vCPU's.
+    pub vcpu: u32,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// Stacks are small: the loop calls nothing deep. (Pages that are not touched cost nothing, but some are.)
+const STACK: usize = 256 << 10;
+
+impl Vcpus {
+    /// Makes a thread for each vCPU, parked. `affinity` says on which host CPUs each may run, where it says something.
+    ///
+    /// # Errors
+    /// When the host has no more threads, a host CPU is not there, or the thread can't be confined.
+    pub fn new(
+        vcpus: Vec<VcpuFd>,
+        affinity: impl Fn(u32) -> Option<CpuSet>,
+        buses: &Arc<Buses>,
+        listener: &Arc<dyn Listener>,
+    ) -> Result<Self, ThreadError> {
+        let state = State { wanted: Wanted::Parked, generation: 0, parked: 0 };
+        let control = Arc::new(Control {
+            wanted: AtomicU8::new(Wanted::Parked as u8),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        let mut all = Self { control, threads: Vec::with_capacity(vcpus.len()) };
+        let (started, starts) = mpsc::sync_channel(1);
+        for (number, vcpu) in (0..).zip(vcpus) {
+            let failed = |source| ThreadError { vcpu: number, source };
+            let runner = Runner {
+                number,
+                vcpu: Arc::new(Mutex::new(vcpu)),
+                control: Arc::clone(&all.control),
+                buses: Arc::clone(buses),
+                listener: Arc::clone(listener),
+            };
+            let (vcpu, cpus, started) = (Arc::clone(&runner.vcpu), affinity(number), started.clone());
+            let handle = thread::Builder::new()
+                .name(format!("vcpu{number}"))
+                .stack_size(STACK)
+                .spawn(move || runner.run(cpus, &started))
+                .map_err(failed)?;
+            let id = starts.recv().map_err(io::Error::other).and_then(|result| result).map_err(failed)?;
+            all.threads.push(Thread { vcpu, id, handle: Some(handle) });
+        }
+        Ok(all)
+    }
+
+    /// Thread IDs, by vCPU.
+    #[must_use]
+    pub fn ids(&self) -> Vec<i32> {
+        self.threads.iter().map(|thread| thread.id.as_raw_nonzero().get()).collect()
+    }
+
+    /// Lets all run.
+    pub fn run(&self) {
+        let mut state = self.control.lock();
+        state.generation += 1;
+        self.control.want(&mut state, Wanted::Running);
+    }
+
+    /// Stops all, and returns when none is in the guest any more.
+    pub fn park(&self) {
+        let mut state = self.control.lock();
+        self.control.want(&mut state, Wanted::Parked);
+        self.kick();
+        while state.parked < self.threads.len() {
+            state = self.control.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The vCPUs, while parked.
+    pub fn lock(&self) -> impl Iterator<Item = MutexGuard<'_, VcpuFd>> {
+        self.threads.iter().map(|thread| thread.vcpu.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn kick(&self) {
+        self.threads.iter().for_each(|thread| kick::kick(thread.id));
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.control.want(&mut self.control.lock(), Wanted::Ended);
+        self.kick();
+        for thread in &mut self.threads {
+            // One that panicked has nothing more to say.
+            let _ = thread.handle.take().map(JoinHandle::join);
+        }
+    }
+}
+
+impl Control {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn want(&self, state: &mut State, wanted: Wanted) {
+        state.wanted = wanted;
+        self.wanted.store(wanted as u8, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    fn is_running(&self) -> bool {
+        self.wanted.load(Ordering::Acquire) == Wanted::Running as u8
+    }
+
+    /// Waits until it should run, `since` the generation it last ran in if that is given; `None` when it should end.
+    fn wait(&self, since: Option<u64>) -> Option<u64> {
+        let mut state = self.lock();
+        state.parked += 1;
+        self.changed.notify_all();
+        loop {
+            match state.wanted {
+                Wanted::Ended => return None,
+                Wanted::Running if since != Some(state.generation) => break,
+                Wanted::Running | Wanted::Parked => {
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        state.parked -= 1;
+        Some(state.generation)
+    }
+}
+
+/// What a thread has.
+struct Runner {
+    number: u32,
+    vcpu: Arc<Mutex<VcpuFd>>,
+    control: Arc<Control>,
+    buses: Arc<Buses>,
+    listener: Arc<dyn Listener>,
+}
+
+impl Runner {
+    fn run(self, cpus: Option<CpuSet>, started: &mpsc::SyncSender<io::Result<Pid>>) {
+        let prepared = cpus.map_or(Ok(()), |cpus| rustix::thread::sched_setaffinity(None, &cpus)).map_err(Into::into);
+        let prepared = prepared.and_then(|()| {
+            let kickable = Kickable::new(&mut self.lock())?;
+            self.listener.confine()?;
+            Ok(kickable)
+        });
+        match prepared {
+            Ok(_kickable) => {
+                let _ = started.send(Ok(rustix::thread::gettid()));
+                let mut waits_since = None;
+                while let Some(generation) = self.control.wait(waits_since) {
+                    let outcome = self.enter();
+                    // After most requests this vCPU waits to be told anew, while others may go on.
+                    waits_since = outcome.as_ref().is_some_and(Outcome::stops).then_some(generation);
+                    if let Some(outcome) = outcome {
+                        self.listener.happened(self.number, outcome);
+                    }
+                }
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VcpuFd> {
+        self.vcpu.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs the guest until it should not any more, or has led to something.
+    fn enter(&self) -> Option<Outcome> {
+        let mut vcpu = self.lock();
+        let mut result = None;
+        while result.is_none() && self.control.is_running() {
+            result = match vcpu.run() {
+                Ok(exit) => Some(exits::handle(&self.buses, exit)).filter(|outcome| *outcome != Outcome::Continue),
+                Err(error) => match error.errno() {
+                    // Kicked, or something that the next entry shows again.
+                    libc::EINTR | libc::EAGAIN => {
+                        vcpu.set_kvm_immediate_exit(0);
+                        None
+                    }
+                    _ => Some(Outcome::Failed(format!("KVM_RUN: {error}"))),
+                },
+            };
+        }
+        // What the last exit began (a read's result) is completed by one more entry, which returns at once.
+        vcpu.set_kvm_immediate_exit(1);
+        let _ = vcpu.run();
+        vcpu.set_kvm_immediate_exit(0);
+        result
+    }
+}
