@@ -24,6 +24,7 @@
 //! needs a path, everything can come in as an open descriptor; memory beside guest RAM is bounded whatever the guest
 //! does.
 
+pub mod acpi;
 pub mod api;
 pub mod boot;
 pub mod bus;
@@ -31,6 +32,7 @@ pub mod cpu;
 pub mod hypervisor;
 pub mod interrupts;
 pub mod layout;
+pub mod legacy;
 pub mod memory;
 pub mod pci;
 pub mod snapshot;

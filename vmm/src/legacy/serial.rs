@@ -1,0 +1,316 @@
+//! The serial port COM1: a 16550A by vm-superio, whose output costs the host one system call a line.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use vm_superio::serial::{SerialEvents, SerialState};
+use vm_superio::{Serial, Trigger};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::{BusDevice, Request};
+use crate::snapshot::{InvalidState, Saved, Unit};
+
+/// The port.
+pub struct SerialPort {
+    uart: Mutex<Uart>,
+}
+
+type Uart = Serial<Raise, Drained, Output>;
+
+/// Raises the port's interrupt.
+struct Raise(EventFd);
+
+/// Tells that more input can be taken.
+struct Drained(EventFd);
+
+/// Interrupt enable register, while the divisor latch is not in its place.
+///
+/// Linux's driver writes it when it has sent all it had to send, a line of the log or what a program wrote: that, and a
+/// line's end, is when output has to be seen.
+const INTERRUPT_ENABLE: u8 = 1;
+
+/// Output that was not seen yet, at most.
+const BUFFER: usize = 256;
+
+/// Where output goes.
+struct Output {
+    file: Option<File>,
+    pending: Vec<u8>,
+}
+
+const KIND: &str = "serial-16550";
+const VERSION: u16 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    baud_divisor: (u8, u8),
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    input: Vec<u8>,
+}
+
+impl SerialPort {
+    /// A port whose output goes to `output`, or nowhere. Writing to `interrupt` raises its interrupt; `drained` is written
+    /// to when all input was read.
+    #[must_use]
+    pub fn new(output: Option<OwnedFd>, interrupt: EventFd, drained: EventFd) -> Self {
+        let output = Output { file: output.map(File::from), pending: Vec::with_capacity(BUFFER) };
+        Self { uart: Mutex::new(Serial::with_events(Raise(interrupt), Drained(drained), output)) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Uart> {
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many bytes of input it has room for.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.lock().fifo_capacity()
+    }
+
+    /// Gives the guest input; returns how much of it was taken.
+    #[must_use]
+    pub fn input(&self, bytes: &[u8]) -> usize {
+        self.lock().enqueue_raw_bytes(bytes).unwrap_or(0)
+    }
+
+    /// Writes what is pending; when the guest will not run for a while, or ever again.
+    pub fn flush(&self) {
+        self.lock().writer_mut().show();
+    }
+
+    /// Back to how it was at power-on.
+    pub fn reset(&self) {
+        self.flush();
+        self.set(&SerialState::default());
+    }
+
+    /// Puts registers and input in place, leaving where output goes.
+    fn set(&self, state: &SerialState) {
+        let mut uart = self.lock();
+        let (Ok(interrupt), Ok(drained)) = (uart.interrupt_evt().0.try_clone(), uart.events().0.try_clone()) else {
+            return;
+        };
+        let output = std::mem::replace(uart.writer_mut(), Output { file: None, pending: Vec::new() });
+        if let Ok(restored) = Serial::from_state(state, Raise(interrupt), Drained(drained), output) {
+            *uart = restored;
+        }
+    }
+
+    /// Its registers, and input that was not read.
+    #[must_use]
+    pub fn save(&self) -> Saved {
+        let state = self.lock().state();
+        Saved::State(Unit::encode(
+            KIND,
+            VERSION,
+            &State {
+                baud_divisor: (state.baud_divisor_low, state.baud_divisor_high),
+                interrupt_enable: state.interrupt_enable,
+                interrupt_identification: state.interrupt_identification,
+                line_control: state.line_control,
+                line_status: state.line_status,
+                modem_control: state.modem_control,
+                modem_status: state.modem_status,
+                scratch: state.scratch,
+                input: state.in_buffer,
+            },
+        ))
+    }
+
+    /// Takes over what [`SerialPort::save`] gave.
+    ///
+    /// # Errors
+    /// When it did not.
+    pub fn restore(&self, unit: &Unit) -> Result<(), InvalidState> {
+        let state: State = unit.decode(KIND, VERSION)?;
+        let room = self.room();
+        if state.input.len() > room {
+            let reason = format!("{} bytes of input, there is room for {room}", state.input.len());
+            return Err(InvalidState::Damaged { kind: KIND, reason });
+        }
+        self.set(&SerialState {
+            baud_divisor_low: state.baud_divisor.0,
+            baud_divisor_high: state.baud_divisor.1,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: state.input,
+        });
+        Ok(())
+    }
+}
+
+impl BusDevice for SerialPort {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let ([byte], Ok(offset)) = (data, u8::try_from(offset)) {
+            *byte = self.lock().read(offset);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Request {
+        if let (&[byte], Ok(offset)) = (data, u8::try_from(offset)) {
+            let mut uart = self.lock();
+            // Output that can't be written is lost, like on a wire that nobody listens to.
+            let _ = uart.write(offset, byte);
+            if offset == INTERRUPT_ENABLE {
+                uart.writer_mut().show();
+            }
+        }
+        Request::Nothing
+    }
+}
+
+impl Output {
+    /// Writes all that is pending.
+    fn show(&mut self) {
+        if let Some(file) = &mut self.file
+            && !self.pending.is_empty()
+        {
+            let _ = file.write_all(&self.pending);
+        }
+        self.pending.clear();
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.pending.extend_from_slice(bytes);
+        if self.pending.len() >= BUFFER || bytes.contains(&b'\n') {
+            self.show();
+        }
+        Ok(bytes.len())
+    }
+
+    /// Called after each byte, so it does nothing.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Trigger for Raise {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+impl SerialEvents for Drained {
+    fn buffer_read(&self) {}
+
+    fn out_byte(&self) {}
+
+    fn tx_lost_byte(&self) {}
+
+    fn in_buffer_empty(&self) {
+        let _ = self.0.write(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    struct Bed {
+        port: SerialPort,
+        output: std::io::PipeReader,
+        interrupt: EventFd,
+        drained: EventFd,
+    }
+
+    fn bed() -> Bed {
+        let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let (interrupt, drained) = (event(), event());
+        let (output, writer) = std::io::pipe().unwrap();
+        let port = SerialPort::new(Some(writer.into()), interrupt.try_clone().unwrap(), drained.try_clone().unwrap());
+        Bed { port, output, interrupt, drained }
+    }
+
+    fn write(port: &SerialPort, offset: u64, bytes: &[u8]) {
+        for byte in bytes {
+            assert_eq!(port.write(offset, &[*byte]), Request::Nothing);
+        }
+    }
+
+    fn shown(bed: &mut Bed) -> String {
+        let mut bytes = [0; 1024];
+        let count = bed.output.read(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    }
+
+    #[test]
+    fn lines_are_written_at_once() {
+        let mut bed = bed();
+        write(&bed.port, 0, b"first\nlogin: ");
+        assert_eq!(shown(&mut bed), "first\n");
+        // All was sent.
+        write(&bed.port, 1, &[0]);
+        assert_eq!(shown(&mut bed), "login: ");
+        write(&bed.port, 0, &[b'x'; 300]);
+        assert_eq!(shown(&mut bed).len(), 256);
+        bed.port.flush();
+        assert_eq!(shown(&mut bed).len(), 44);
+    }
+
+    #[test]
+    fn input_interrupts_and_is_read() {
+        let bed = bed();
+        write(&bed.port, 1, &[1]);
+        let room = bed.port.room();
+        assert_eq!(bed.port.input(b"ab"), 2);
+        assert_eq!(bed.port.room(), room - 2);
+        assert!(bed.interrupt.read().is_ok());
+        let mut byte = [0];
+        bed.port.read(0, &mut byte);
+        assert_eq!(byte, *b"a");
+        assert!(bed.drained.read().is_err());
+        bed.port.read(0, &mut byte);
+        assert!(bed.drained.read().is_ok());
+        assert_eq!(bed.port.input(&vec![b'x'; 4096]), room);
+    }
+
+    #[test]
+    fn registers_and_input_are_saved() {
+        let bed = bed();
+        write(&bed.port, 7, &[0x5A]);
+        assert_eq!(bed.port.input(b"q"), 1);
+        let Saved::State(unit) = bed.port.save() else { panic!() };
+        let other = self::bed();
+        other.port.restore(&unit).unwrap();
+        let mut byte = [0];
+        other.port.read(7, &mut byte);
+        assert_eq!(byte, [0x5A]);
+        other.port.read(0, &mut byte);
+        assert_eq!(byte, *b"q");
+        other.port.reset();
+        other.port.read(7, &mut byte);
+        assert_eq!(byte, [0]);
+        let long: Vec<u8> = String::from_utf8_lossy(&unit.bytes).replace("[113]", &format!("{:?}", [0; 99])).into();
+        assert!(other.port.restore(&Unit { bytes: long, ..unit }).is_err());
+    }
+
+    #[test]
+    fn odd_accesses_do_nothing() {
+        let bed = bed();
+        for length in [2, 4, 8] {
+            assert_eq!(bed.port.write(0, &vec![b'\n'; length]), Request::Nothing);
+            let mut data = vec![0xFF; length];
+            bed.port.read(0, &mut data);
+            assert_eq!(data, vec![0xFF; length]);
+        }
+    }
+}
