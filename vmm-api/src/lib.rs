@@ -19,6 +19,7 @@ pub mod json;
 pub mod mac;
 pub mod memory;
 pub mod messages;
+pub mod portable;
 pub mod unsupported;
 pub mod validate;
 

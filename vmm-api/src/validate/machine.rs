@@ -22,7 +22,6 @@ const MIB2: u64 = 2 << 20;
 const GIB1: u64 = 1 << 30;
 
 pub(super) fn check(config: &VmConfig, findings: &mut Findings) {
-    payload(config, findings);
     cpus(config, findings);
     memory(config, findings);
     cells(config, findings);
@@ -30,7 +29,7 @@ pub(super) fn check(config: &VmConfig, findings: &mut Findings) {
     consoles(config, findings);
 }
 
-fn payload(config: &VmConfig, findings: &mut Findings) {
+pub(super) fn payload(config: &VmConfig, findings: &mut Findings) {
     let payload = &config.payload;
     match (&payload.kernel, payload.kernel_fd) {
         (None, None) => findings.add("payload.kernel", Problem::Missing("a guest boots a kernel")),

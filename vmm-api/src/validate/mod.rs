@@ -120,9 +120,22 @@ impl VmConfig {
     ///
     /// # Errors
     /// With everything that is wrong.
-    pub fn validate(mut self) -> Result<Self, Refused> {
-        names::fill(&mut self);
+    pub fn validate(self) -> Result<Self, Refused> {
         let mut findings = Findings::default();
+        machine::payload(&self, &mut findings);
+        self.validate_onto(findings)
+    }
+
+    /// The same for a guest that goes on from a snapshot: it needs a kernel only to start over.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn validate_restored(self) -> Result<Self, Refused> {
+        self.validate_onto(Findings::default())
+    }
+
+    fn validate_onto(mut self, mut findings: Findings) -> Result<Self, Refused> {
+        names::fill(&mut self);
         machine::check(&self, &mut findings);
         devices::check(&self, &mut findings);
         names::check(&self, &mut findings);

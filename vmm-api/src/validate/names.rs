@@ -77,14 +77,25 @@ pub(super) fn check(config: &VmConfig, findings: &mut Findings) {
             }
         }
     }
-    descriptors(config, findings);
+    check_descriptors(config, findings);
 }
 
-/// Descriptors are taken over by whoever uses them, so no two may be the same; but functions of a group share it.
-fn descriptors(config: &VmConfig, findings: &mut Findings) {
+impl VmConfig {
+    /// Whether it names descriptors, which whoever creates the guest takes over: it can be created only once.
+    #[must_use]
+    pub fn has_descriptors(&self) -> bool {
+        descriptors(self).iter().any(|(path, _)| path != KVM_FD)
+    }
+}
+
+/// The one descriptor that stays the VMM's.
+const KVM_FD: &str = "kvm_fd";
+
+/// Every descriptor and where it is named; one that the functions of a group share is there once.
+fn descriptors(config: &VmConfig) -> Vec<(String, Fd)> {
     let mut all: Vec<(String, Fd)> = Vec::new();
     let mut one = |path: String, fd: Option<Fd>| all.extend(fd.map(|fd| (path, fd)));
-    one("kvm_fd".into(), config.kvm_fd);
+    one(KVM_FD.into(), config.kvm_fd);
     one("vfio_container_fd".into(), config.vfio_container_fd);
     one("payload.kernel_fd".into(), config.payload.kernel_fd);
     one("payload.initramfs_fd".into(), config.payload.initramfs_fd);
@@ -112,8 +123,13 @@ fn descriptors(config: &VmConfig, findings: &mut Findings) {
             one(format!("devices[{index}].vfio_group_fd"), Some(fd));
         }
     }
+    all
+}
+
+/// Descriptors are taken over by whoever uses them, so no two may be the same.
+fn check_descriptors(config: &VmConfig, findings: &mut Findings) {
     let mut seen = BTreeMap::new();
-    for (path, fd) in all {
+    for (path, fd) in descriptors(config) {
         // 0, 1 and 2 are the terminal's.
         if findings.range(path.clone(), u64::try_from(fd).unwrap_or(0), 3..=1 << 20)
             && let Some(first) = seen.insert(fd, path.clone())
