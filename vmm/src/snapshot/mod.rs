@@ -1,6 +1,13 @@
-//! State of a paused guest, as named units with versions.
+//! State of a paused guest, as named units with versions, and how it is kept in a directory.
+
+pub mod directory;
+pub mod image;
+pub mod manifest;
+mod populated;
 
 use serde::{Deserialize, Serialize};
+
+pub use directory::{Directory, Snapshot, SnapshotError};
 
 /// What a device says of its state. There is no default: each one has to decide.
 #[derive(Debug, Clone, PartialEq, Eq)]
