@@ -2,7 +2,15 @@
 //!
 //! A device knows nothing of the transport; the transport knows nothing of what a device does.
 
+pub mod chain;
+pub mod config;
 pub mod device;
 pub mod transport;
+pub mod queue;
+pub mod transfer;
+pub mod worker;
+
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use device::{ActivateError, Activation, ReadyQueue, VirtioDevice};
