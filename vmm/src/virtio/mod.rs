@@ -2,6 +2,7 @@
 //!
 //! A device knows nothing of the transport; the transport knows nothing of what a device does.
 
+pub mod block;
 pub mod chain;
 pub mod config;
 pub mod device;

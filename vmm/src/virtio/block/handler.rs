@@ -1,0 +1,268 @@
+//! The thread of a block device: requests out of the queues, to the disk, and back.
+
+use std::io;
+use std::sync::Arc;
+
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP};
+use vmm_sys_util::epoll::EventSet;
+
+use super::disk::{Direction, Disk, PUNCH, ZERO};
+use super::request::{Extent, Parts, Refused, Request, SERIAL, parse};
+use super::uring::{DEPTH, Uring};
+use crate::memory::GuestMemory;
+use crate::virtio::chain::{Buffers, Chain};
+use crate::virtio::queue::DeviceQueue;
+use crate::virtio::transfer::Iovecs;
+use crate::virtio::worker::{Handler, Poll};
+
+/// Token of the ring; below it are those of queues.
+const RING: u64 = 1 << 32;
+
+/// Requests of one queue in a row before the others have their turn.
+const TURN: usize = 64;
+
+/// What the thread owns.
+pub struct BlockHandler {
+    disk: Arc<Disk>,
+    serial: [u8; SERIAL],
+    memory: Arc<GuestMemory>,
+    queues: Vec<Option<DeviceQueue>>,
+    /// Flags of every write: durable at once for drivers that know no flush.
+    write_flags: i32,
+    wants_ring: bool,
+    /// There while the thread runs, if the kernel has one for us.
+    ring: Option<Uring>,
+    /// What is under way; a slot's index is its number in the ring.
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    /// For what is done without the ring.
+    iovecs: Iovecs,
+    /// A queue was left because no slot was free.
+    is_stalled: bool,
+}
+
+/// A request under way.
+#[derive(Default)]
+struct Slot {
+    queue: usize,
+    chain: Chain,
+    request: Option<Request>,
+}
+
+impl BlockHandler {
+    /// The queues of a driver at work on this disk.
+    pub fn new(
+        disk: Arc<Disk>,
+        serial: [u8; SERIAL],
+        memory: Arc<GuestMemory>,
+        queues: Vec<Option<DeviceQueue>>,
+        write_flags: i32,
+        wants_ring: bool,
+    ) -> Self {
+        Self {
+            disk,
+            serial,
+            memory,
+            queues,
+            write_flags,
+            wants_ring,
+            ring: None,
+            slots: Vec::new(),
+            free: Vec::new(),
+            iovecs: Iovecs::default(),
+            is_stalled: false,
+        }
+    }
+
+    fn serve(&mut self, index: usize) {
+        loop {
+            let Some(Some(queue)) = self.queues.get_mut(index) else { return };
+            queue.suppress_notifications();
+            let mut left = TURN;
+            while left > 0 && self.take(index) {
+                left -= 1;
+            }
+            self.reap();
+            let Some(Some(queue)) = self.queues.get_mut(index) else { return };
+            queue.signal();
+            if self.is_stalled && self.free.is_empty() && self.ring.is_some() {
+                // What is done next makes room, and this queue has its turn again.
+                return;
+            }
+            if left == 0 {
+                queue.notify_self();
+                return;
+            }
+            if !queue.enable_notifications() {
+                return;
+            }
+        }
+    }
+
+    /// Takes one request. `false` when there is none, or no room for it.
+    fn take(&mut self, index: usize) -> bool {
+        let Some(Some(queue)) = self.queues.get_mut(index) else { return false };
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None if self.slots.len() < DEPTH as usize => {
+                self.slots.push(Slot::default());
+                self.slots.len() - 1
+            }
+            None => {
+                self.is_stalled = true;
+                return false;
+            }
+        };
+        let slot = &mut self.slots[number];
+        if !queue.pop(&mut slot.chain) {
+            self.free.push(number);
+            return false;
+        }
+        slot.queue = index;
+        let parsed = match Parts::of(&slot.chain) {
+            Ok(parts) => parse(&parts, &self.memory, &self.disk.rules),
+            Err(why) => {
+                queue.fail(why);
+                self.free.push(number);
+                return false;
+            }
+        };
+        match parsed {
+            Ok(request) => self.begin(number, request),
+            Err(Refused::Invalid) => self.finish(number, VIRTIO_BLK_S_IOERR, 0),
+            Err(Refused::Unsupported) => self.finish(number, VIRTIO_BLK_S_UNSUPP, 0),
+        }
+        true
+    }
+
+    fn begin(&mut self, number: usize, request: Request) {
+        let slot = &mut self.slots[number];
+        slot.request = Some(request);
+        let Ok(parts) = Parts::of(&slot.chain) else { return };
+        if request == Request::Id {
+            let written = parts.output.write(&self.memory, &self.serial);
+            return self.finish(number, VIRTIO_BLK_S_OK, written as u64);
+        }
+        let alignment = self.disk.memory_alignment;
+        let is_begun = self.ring.as_mut().is_some_and(|ring| match request {
+            Request::Read(Extent { offset, .. }) => {
+                ring.transfer(number, Direction::Read, offset, parts.output, alignment)
+            }
+            Request::Write(Extent { offset, .. }) => {
+                ring.transfer(number, Direction::Write(self.write_flags), offset, parts.input, alignment)
+            }
+            Request::Discard(extent) | Request::Zero(extent, true) => ring.fallocate(number, extent, PUNCH),
+            Request::Zero(extent, false) => ring.fallocate(number, extent, ZERO),
+            Request::Flush | Request::Id => ring.flush(number),
+        });
+        if !is_begun {
+            let done = self.disk.manage(&request);
+            self.conclude(number, done.map(|()| 0));
+        }
+    }
+
+    /// Answers a request of which `done` bytes were moved, after the others.
+    fn conclude(&mut self, number: usize, done: io::Result<usize>) {
+        let slot = &mut self.slots[number];
+        let (Some(request), Ok(parts)) = (slot.request, Parts::of(&slot.chain)) else { return };
+        let mut rest = |direction, extent: Extent, buffers: Buffers<'_>, done: usize| {
+            let rest = buffers.split_at(done as u64).1;
+            self.disk.transfer(direction, extent.offset + done as u64, rest, &self.memory, &mut self.iovecs)
+        };
+        let result = done.and_then(|done| match request {
+            Request::Read(extent) => rest(Direction::Read, extent, parts.output, done),
+            Request::Write(extent) => rest(Direction::Write(self.write_flags), extent, parts.input, done),
+            Request::Flush | Request::Id | Request::Discard(_) | Request::Zero(..) => Ok(()),
+        });
+        let output = if matches!(request, Request::Read(_)) { parts.output.len() } else { 0 };
+        match result {
+            Ok(()) => self.finish(number, VIRTIO_BLK_S_OK, output),
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                self.finish(number, VIRTIO_BLK_S_UNSUPP, 0);
+            }
+            Err(_) => self.finish(number, VIRTIO_BLK_S_IOERR, 0),
+        }
+    }
+
+    fn finish(&mut self, number: usize, status: u32, output: u64) {
+        let slot = &mut self.slots[number];
+        slot.request = None;
+        if let Ok(parts) = Parts::of(&slot.chain) {
+            parts.status.write(&self.memory, &[status as u8]);
+        }
+        if let Some(Some(queue)) = self.queues.get_mut(slot.queue) {
+            // A chain has at most 2^32 bytes, all of them counted.
+            queue.complete(slot.chain.head(), (output + 1).min(u64::from(u32::MAX)) as u32);
+        }
+        self.free.push(number);
+    }
+
+    /// Hands what was taken to the kernel, and answers what is done already.
+    fn reap(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.submit(false);
+        }
+        while let Some((number, done)) = self.ring.as_mut().and_then(Uring::next_done) {
+            let done = done.or_else(|error| match (error.kind(), self.slots[number].request) {
+                // Not begun after all.
+                (io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock, Some(request)) => {
+                    self.disk.manage(&request).map(|()| 0)
+                }
+                _ => Err(error),
+            });
+            self.conclude(number, done);
+        }
+    }
+
+    fn signal_all(&mut self) {
+        self.queues.iter_mut().flatten().for_each(DeviceQueue::signal);
+    }
+
+    fn serve_all(&mut self) {
+        self.is_stalled = false;
+        (0..self.queues.len()).for_each(|index| self.serve(index));
+    }
+}
+
+impl Handler for BlockHandler {
+    fn start(&mut self, poll: &Poll) -> io::Result<()> {
+        poll.add_queues(self.queues.iter().flatten())?;
+        // Without a ring, requests are done one after the other.
+        self.ring = self.wants_ring.then(|| Uring::new(&self.disk.file, self.memory.clone()).ok()).flatten();
+        if let Some(ring) = &self.ring {
+            poll.add(ring, EventSet::IN, RING)?;
+        }
+        self.serve_all();
+        Ok(())
+    }
+
+    fn ready(&mut self, token: u64, _events: EventSet, _poll: &Poll) {
+        if token == RING {
+            self.reap();
+            self.signal_all();
+            if self.is_stalled {
+                self.serve_all();
+            }
+            return;
+        }
+        let index = token as usize;
+        if let Some(Some(queue)) = self.queues.get(index) {
+            // Readable means that it has a count; it is not of interest.
+            let _ = queue.notified().read();
+        }
+        self.serve(index);
+    }
+
+    fn stop(&mut self) {
+        while let Some(ring) = self.ring.as_mut().filter(|ring| !ring.is_idle()) {
+            ring.submit(true);
+            self.reap();
+        }
+        self.signal_all();
+        self.ring = None;
+    }
+
+    fn queues(&self) -> Vec<Option<&DeviceQueue>> {
+        self.queues.iter().map(Option::as_ref).collect()
+    }
+}
