@@ -8,6 +8,7 @@ pub mod config;
 pub mod device;
 pub mod transport;
 pub mod queue;
+pub mod rng;
 pub mod transfer;
 pub mod worker;
 
