@@ -33,6 +33,7 @@ pub mod hypervisor;
 pub mod interrupts;
 pub mod layout;
 pub mod legacy;
+pub mod machine;
 pub mod memory;
 pub mod pci;
 pub mod snapshot;

@@ -107,6 +107,12 @@ impl Cpuid {
         self.is_amd
     }
 
+    /// The arrangement that it tells of.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
     /// What one vCPU's says.
     #[must_use]
     pub fn of(&self, vcpu: u32) -> Vec<Entry> {

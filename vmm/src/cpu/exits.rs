@@ -1,5 +1,7 @@
 //! What a guest's exits mean: one `match`.
 
+use std::sync::Arc;
+
 use kvm_ioctls::VcpuExit;
 
 use crate::bus::{Bus, Request};
@@ -10,7 +12,7 @@ pub struct Buses {
     /// Ports.
     pub ports: Bus,
     /// Memory-mapped registers.
-    pub memory: Bus,
+    pub memory: Arc<Bus>,
 }
 
 /// What follows from an exit.
@@ -83,7 +85,7 @@ fn accesses(data: &[u8]) -> std::slice::Chunks<'_, u8> {
 mod tests {
     use super::*;
     use crate::bus::BusDevice;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     #[derive(Default)]
     struct Recorder(Mutex<Vec<Vec<u8>>>);

@@ -1,7 +1,7 @@
 //! The virtual machine as KVM has it.
 #![allow(unsafe_code, reason = "kvm-ioctls takes /dev/kvm by raw descriptor only")]
 
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 
 use kvm_bindings::{
@@ -71,7 +71,21 @@ impl Hypervisor {
     /// What KVM said.
     pub fn new(kvm: OwnedFd, options: VmOptions) -> Result<Self, HypervisorError> {
         // SAFETY: the descriptor is owned and given away, so nobody else closes it. If it is not KVM's, its calls fail.
-        let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
+        Self::with(unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) }, options)
+    }
+
+    /// Makes another VM by the same KVM.
+    ///
+    /// # Errors
+    /// What KVM said.
+    pub fn another(&self, options: VmOptions) -> Result<Self, HypervisorError> {
+        // SAFETY: the descriptor is open for as long as `self.kvm` is, and is used for this call only.
+        let kvm = unsafe { BorrowedFd::borrow_raw(self.kvm.as_raw_fd()) }.try_clone_to_owned();
+        let kvm = kvm.map_err(|error| failed("copy its descriptor")(kvm_ioctls::Error::from(error)))?;
+        Self::new(kvm, options)
+    }
+
+    fn with(kvm: Kvm, options: VmOptions) -> Result<Self, HypervisorError> {
         let version = kvm.get_api_version();
         if version != KVM_API_VERSION.cast_signed() {
             return Err(HypervisorError::Version(version));

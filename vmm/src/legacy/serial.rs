@@ -24,7 +24,7 @@ type Uart = Serial<Raise, Drained, Output>;
 struct Raise(EventFd);
 
 /// Tells that more input can be taken.
-struct Drained(EventFd);
+struct Drained(OwnedFd);
 
 /// Interrupt enable register, while the divisor latch is not in its place.
 ///
@@ -61,7 +61,7 @@ impl SerialPort {
     /// A port whose output goes to `output`, or nowhere. Writing to `interrupt` raises its interrupt; `drained` is written
     /// to when all input was read.
     #[must_use]
-    pub fn new(output: Option<OwnedFd>, interrupt: EventFd, drained: EventFd) -> Self {
+    pub fn new(output: Option<OwnedFd>, interrupt: EventFd, drained: OwnedFd) -> Self {
         let output = Output { file: output.map(File::from), pending: Vec::with_capacity(BUFFER) };
         Self { uart: Mutex::new(Serial::with_events(Raise(interrupt), Drained(drained), output)) }
     }
@@ -216,7 +216,7 @@ impl SerialEvents for Drained {
     fn tx_lost_byte(&self) {}
 
     fn in_buffer_empty(&self) {
-        let _ = self.0.write(1);
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }
 
@@ -229,12 +229,12 @@ mod tests {
         port: SerialPort,
         output: std::io::PipeReader,
         interrupt: EventFd,
-        drained: EventFd,
+        drained: OwnedFd,
     }
 
     fn bed() -> Bed {
-        let event = || EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        let (interrupt, drained) = (event(), event());
+        let interrupt = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let drained = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
         let (output, writer) = std::io::pipe().unwrap();
         let port = SerialPort::new(Some(writer.into()), interrupt.try_clone().unwrap(), drained.try_clone().unwrap());
         Bed { port, output, interrupt, drained }
@@ -277,9 +277,9 @@ mod tests {
         let mut byte = [0];
         bed.port.read(0, &mut byte);
         assert_eq!(byte, *b"a");
-        assert!(bed.drained.read().is_err());
+        assert!(rustix::io::read(&bed.drained, &mut [0; 8]).is_err());
         bed.port.read(0, &mut byte);
-        assert!(bed.drained.read().is_ok());
+        assert!(rustix::io::read(&bed.drained, &mut [0; 8]).is_ok());
         assert_eq!(bed.port.input(&vec![b'x'; 4096]), room);
     }
 

@@ -6,10 +6,10 @@ pub mod block;
 pub mod chain;
 pub mod config;
 pub mod device;
-pub mod transport;
 pub mod queue;
 pub mod rng;
 pub mod transfer;
+pub mod transport;
 pub mod worker;
 
 #[cfg(test)]

@@ -1,0 +1,213 @@
+//! A machine: everything of one guest, put together out of its configuration.
+//!
+//! ```text
+//!   VmConfig ──► Plan (pure) ──► Machine ── new ──► boot ──► runs ◄──► paused ──► save
+//!                                       └─ restore ─────────────────────► paused
+//! ```
+//! It decides nothing by itself: what its guest asks for it tells its owner ([`Events`]), who then calls it.
+
+mod chips;
+mod console;
+pub mod descriptors;
+mod devices;
+mod error;
+mod events;
+mod parts;
+mod plan;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags};
+use vse_vmm_api::{NewDevice, VmConfig};
+
+pub use console::Console;
+pub use error::MachineError;
+pub use events::{Event, Events};
+pub use plan::{HostFacts, Impossible, Plan};
+pub use state::SavedMachine;
+
+use crate::boot::{self, Entry, Payload};
+use crate::cpu::{Vcpus, state as vcpu_state};
+use crate::hypervisor::{Hypervisor, Slot};
+use crate::legacy::platform::event;
+use crate::memory::GuestMemory;
+use devices::{Arrival, Attached, Workshop};
+use error::host;
+use parts::{Parts, Platform};
+
+/// What comes from outside beside the configuration.
+#[derive(Debug)]
+pub struct Host {
+    /// `/dev/kvm`, open.
+    pub kvm: OwnedFd,
+    /// Whether threads are confined to the system calls they need.
+    pub seccomp: bool,
+}
+
+/// A guest's machine. Dropping it ends the guest and gives everything back.
+// Fields are dropped in this order: who runs the guest's code and works on its memory before the memory.
+pub struct Machine {
+    vcpus: Vcpus,
+    platform: Platform,
+    workshop: Workshop,
+    attached: Vec<Attached>,
+    payload: Option<Payload>,
+    entry: Option<Entry>,
+    _ram: Vec<Slot>,
+    hypervisor: Hypervisor,
+    cpuid: crate::cpu::cpuid::Cpuid,
+    memory: GuestMemory,
+}
+
+impl Machine {
+    /// Makes a machine that can boot: all that can be refused is refused here.
+    ///
+    /// # Errors
+    /// What can't be, or what the host does not have.
+    pub fn new(config: &VmConfig, host: Host, events: Arc<Events>) -> Result<Self, MachineError> {
+        let mut machine = Parts::new(config, host)?.assemble(config, events)?;
+        for wanted in devices::wanted(config) {
+            machine.attached.push(machine.workshop.attach(&wanted, Arrival::Cold)?);
+        }
+        machine.platform.write_tables(&machine.memory)?;
+        let payload = parts::payload(&config.payload)?;
+        machine.entry = Some(boot::load(&machine.memory, &payload, crate::acpi::TABLES.start)?);
+        machine.payload = Some(payload);
+        Ok(machine)
+    }
+
+    /// Lets the guest run from its beginning.
+    ///
+    /// # Errors
+    /// What KVM said.
+    pub fn boot(&mut self) -> Result<(), MachineError> {
+        if let (Some(entry), Some(first)) = (self.entry, self.vcpus.lock().next()) {
+            vcpu_state::enter(&first, entry)?;
+        }
+        self.vcpus.run();
+        Ok(())
+    }
+
+    /// Stops vCPUs, then brings devices to rest.
+    ///
+    /// # Errors
+    /// Never so far.
+    pub fn pause(&mut self) -> Result<(), MachineError> {
+        self.vcpus.park();
+        for (_, function) in self.workshop.pci.functions() {
+            function.pause();
+        }
+        self.platform.flush();
+        Ok(())
+    }
+
+    /// Lets devices, then vCPUs go on.
+    ///
+    /// # Errors
+    /// When a device can't; the guest stays paused.
+    pub fn resume(&mut self) -> Result<(), MachineError> {
+        for (_, function) in self.workshop.pci.functions() {
+            function.resume().map_err(host("a device can't go on"))?;
+        }
+        self.vcpus.run();
+        Ok(())
+    }
+
+    /// Tells the guest that its power button was pressed.
+    pub fn power_button(&self) {
+        self.platform.notify(event::POWER_BUTTON);
+    }
+
+    /// Starts over in place, in the same memory: what a reset button does.
+    ///
+    /// # Errors
+    /// What KVM said, or that the kernel's file has changed; the guest stays stopped.
+    pub fn reset(&mut self) -> Result<(), MachineError> {
+        self.vcpus.park();
+        self.workshop.pci.reset();
+        self.platform.reset();
+        state::power_on(&self.hypervisor, &self.cpuid, &self.vcpus)?;
+        self.platform.write_tables(&self.memory)?;
+        if let Some(payload) = &self.payload {
+            self.entry = Some(boot::load(&self.memory, payload, crate::acpi::TABLES.start)?);
+        }
+        self.boot()
+    }
+
+    /// RAM.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Plugs a device in while the guest runs, and tells it; the result is its PCI address.
+    ///
+    /// # Errors
+    /// When it can't be made, or has no place.
+    pub fn add(&mut self, device: &NewDevice) -> Result<String, MachineError> {
+        let attached = self.workshop.attach(&devices::new(device)?, Arrival::Hot)?;
+        let address = format!("0000:00:{:02x}.0", attached.slot);
+        self.attached.push(attached);
+        self.platform.notify(event::PCI_HOT_PLUG);
+        Ok(address)
+    }
+
+    /// Asks the guest to let go of a device; when it has, [`Event::Request`] says [`Eject`](crate::bus::Request::Eject).
+    ///
+    /// # Errors
+    /// When there is no such device, or it has to stay.
+    pub fn remove(&mut self, id: &str) -> Result<(), MachineError> {
+        let found = self.attached.iter().find(|attached| attached.id == id);
+        let attached = found.ok_or_else(|| MachineError::NoSuchDevice(id.to_owned()))?;
+        if !attached.is_removable || !self.workshop.pci.unplug(attached.slot) {
+            return Err(MachineError::NotHotPluggable { id: id.to_owned(), what: "removed" });
+        }
+        self.platform.notify(event::PCI_HOT_PLUG);
+        Ok(())
+    }
+
+    /// Takes out what the guest has let go of, if it may go; the result is its ID.
+    pub fn eject(&mut self, slot: u8) -> Option<String> {
+        let index = self.attached.iter().position(|attached| attached.slot == slot && attached.is_removable)?;
+        drop(self.workshop.pci.eject(slot));
+        Some(self.attached.remove(index).id)
+    }
+
+    /// Counters by device.
+    #[must_use]
+    pub fn counters(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        BTreeMap::new()
+    }
+
+    /// The vCPU threads' IDs, by vCPU.
+    #[must_use]
+    pub fn vcpu_threads(&self) -> Vec<i32> {
+        self.vcpus.ids()
+    }
+
+    /// Whether a program in the guest has the agent's port open.
+    #[must_use]
+    pub fn agent_connected(&self) -> bool {
+        false
+    }
+
+    /// Appends what the owner has to poll for the machine.
+    pub fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        if let Some(console) = self.platform.console() {
+            fds.extend(console.input().map(|input| PollFd::from_borrowed_fd(input, PollFlags::IN)));
+            fds.push(PollFd::from_borrowed_fd(console.drained(), PollFlags::IN));
+        }
+    }
+
+    /// To be called when any of that was readable.
+    pub fn ready(&mut self) {
+        if let Some(console) = self.platform.console_mut() {
+            console.pass_input();
+        }
+    }
+}

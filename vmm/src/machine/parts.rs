@@ -1,0 +1,248 @@
+//! The parts that every machine has, before there are devices.
+
+use std::io;
+use std::sync::Arc;
+
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::thread::CpuSet;
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
+use vse_vmm_api::{PayloadConfig, VmConfig};
+
+use super::console::{self, Console};
+use super::devices::Workshop;
+use super::error::{MachineError, descriptor, host};
+use super::plan::{HostFacts, Plan};
+use super::{Event, Events, Host, Machine, descriptors};
+use crate::acpi::{self, Description};
+use crate::boot::Payload;
+use crate::cpu::cpuid::{Cpuid, CpuidOptions};
+use crate::cpu::{Buses, Listener, Outcome, Vcpus, state};
+use crate::hypervisor::vm::{VmOptions, failed};
+use crate::hypervisor::{Hypervisor, HypervisorError, Slot};
+use crate::interrupts::{Interrupts, IrqChip};
+use crate::layout::{ECAM, EVENTS_IRQ, PLATFORM, SERIAL};
+use crate::legacy::keyboard::{self, ResetLine};
+use crate::legacy::platform::Platform as Registers;
+use crate::legacy::pvpanic::{self, PanicPort};
+use crate::legacy::serial::SerialPort;
+use crate::memory::{self, GuestMemory};
+use crate::pci::{Ecam, PciRoot};
+
+/// A machine's processors and memory.
+pub(super) struct Parts {
+    plan: Plan,
+    hypervisor: Hypervisor,
+    vcpus: Vec<VcpuFd>,
+    cpuid: Cpuid,
+    memory: GuestMemory,
+    ram: Vec<Slot>,
+}
+
+/// The first of what KVM gives that needs it: bits of physical address (leaf 0x80000008).
+fn physical_bits(supported: &[kvm_bindings::kvm_cpuid_entry2]) -> u8 {
+    let leaf = supported.iter().find(|entry| entry.function == 0x8000_0008);
+    leaf.map_or(36, |leaf| leaf.eax as u8)
+}
+
+impl Parts {
+    /// Takes from the host what the machine is made of.
+    pub fn new(config: &VmConfig, host: Host) -> Result<Self, MachineError> {
+        let topology = super::plan::topology(&config.cpus);
+        let highest = topology.apic_id(topology.vcpus().saturating_sub(1));
+        let options = VmOptions { dedicated: config.cpus.dedicated, wide_apic_ids: highest > 254 };
+        let hypervisor = Hypervisor::new(host.kvm, options)?;
+        let supported = hypervisor.supported_cpuid()?;
+        let supported = supported.as_slice();
+        let plan = Plan::new(config, HostFacts { physical_bits: physical_bits(supported) })?;
+        if let Some(baseline) = plan.baseline {
+            let missing = baseline.missing(supported);
+            if !missing.is_empty() {
+                return Err(MachineError::Baseline { missing });
+            }
+        }
+        let memory = memory::allocate(&plan.zones)?;
+        let ram = hypervisor.slots.map_ram(&memory).map_err(failed("give the guest its RAM"))?;
+        let vcpus = create_vcpus(&hypervisor.vm, &plan)?;
+        let cpuid = Cpuid::new(
+            supported,
+            &CpuidOptions {
+                topology,
+                dedicated: config.cpus.dedicated,
+                nested: config.cpus.nested,
+                max_physical_bits: plan.physical_bits,
+                baseline: plan.baseline,
+                tsc_khz: vcpus.first().and_then(|vcpu| vcpu.get_tsc_khz().ok()),
+                tsc_deadline: hypervisor.kvm.check_extension(Cap::TscDeadlineTimer),
+            },
+        );
+        for (number, vcpu) in (0..).zip(&vcpus) {
+            state::initialize(vcpu, &cpuid.of(number))?;
+        }
+        Ok(Self { plan, hypervisor, vcpus, cpuid, memory, ram })
+    }
+
+    /// Puts them together: buses, interrupts, what is not on PCI, and the vCPUs' threads.
+    pub fn assemble(self, config: &VmConfig, events: Arc<Events>) -> Result<Machine, MachineError> {
+        let Self { plan, hypervisor, vcpus, cpuid, memory, ram } = self;
+        let buses = Arc::new(Buses::default());
+        let vm = &hypervisor.vm;
+        let interrupts = Interrupts::new(Arc::clone(vm) as Arc<dyn IrqChip>);
+        let pci = PciRoot::new(Arc::clone(&buses.memory), plan.windows.clone());
+        let platform = Platform::new(config, vm, &buses, &pci, description(config, &plan))?;
+        let affinity = |vcpu| plan.affinity.get(&vcpu).map(|cpus| cpu_set(cpus));
+        let listener: Arc<dyn Listener> = Arc::new(Told { events });
+        let vcpus = Vcpus::new(vcpus, affinity, &buses, &listener)?;
+        let doorbells = Arc::clone(vm) as _;
+        let workshop = Workshop { memory: memory.clone(), interrupts, doorbells, pci };
+        let (attached, payload, entry) = (Vec::new(), None, None);
+        Ok(Machine { vcpus, platform, workshop, attached, payload, entry, _ram: ram, hypervisor, cpuid, memory })
+    }
+}
+
+fn create_vcpus(vm: &VmFd, plan: &Plan) -> Result<Vec<VcpuFd>, HypervisorError> {
+    // A vCPU's number is its APIC ID: KVM makes the LAPIC of it.
+    let ids = (0..plan.topology.vcpus()).map(|vcpu| plan.topology.apic_id(vcpu));
+    ids.map(|id| vm.create_vcpu(id.into()).map_err(failed("create a vCPU"))).collect()
+}
+
+fn cpu_set(cpus: &[u32]) -> CpuSet {
+    let mut set = CpuSet::new();
+    cpus.iter().map(|cpu| *cpu as usize).filter(|cpu| *cpu < CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu));
+    set
+}
+
+/// Opens what is booted.
+pub(super) fn payload(config: &PayloadConfig) -> Result<Payload, MachineError> {
+    let kernel = descriptors::file(config.kernel_fd, config.kernel.as_deref(), false);
+    let initramfs = match (config.initramfs_fd, config.initramfs.as_deref()) {
+        (None, None) => None,
+        (number, path) => Some(descriptors::file(number, path, false).map_err(descriptor("the initramfs"))?),
+    };
+    let command_line = config.cmdline.clone().unwrap_or_default();
+    Ok(Payload { kernel: kernel.map_err(descriptor("the kernel"))?, initramfs, command_line })
+}
+
+fn description(config: &VmConfig, plan: &Plan) -> Description {
+    Description {
+        topology: plan.topology,
+        cells: plan.cells.clone(),
+        pci_window_64: plan.windows.high.clone(),
+        hot_plug_slots: plan.hot_plug_slots.clone(),
+        has_serial: config.serial.mode != vse_vmm_api::ConsoleMode::Off,
+        has_pvpanic: config.pvpanic,
+    }
+}
+
+/// What is not on PCI.
+pub(super) struct Platform {
+    registers: Arc<Registers>,
+    serial: Option<Arc<SerialPort>>,
+    console: Option<Console>,
+    description: Description,
+}
+
+/// An event that interrupts the guest by an edge on a pin of the IOAPIC.
+fn edge(vm: &VmFd, gsi: u32) -> Result<EventFd, MachineError> {
+    let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(host("an event can't be made"))?;
+    vm.register_irqfd(&event, gsi).map_err(failed("connect an interrupt"))?;
+    Ok(event)
+}
+
+impl Platform {
+    fn new(
+        config: &VmConfig,
+        vm: &VmFd,
+        buses: &Buses,
+        pci: &Arc<PciRoot>,
+        description: Description,
+    ) -> Result<Self, MachineError> {
+        let registers = Arc::new(Registers::new(Arc::clone(pci), edge(vm, EVENTS_IRQ)?));
+        let taken = |_| MachineError::Host { what: "addresses overlap", source: io::ErrorKind::AddrInUse.into() };
+        buses.memory.insert(ECAM, Arc::new(Ecam(Arc::clone(pci)))).map_err(taken)?;
+        buses.memory.insert(PLATFORM, Arc::clone(&registers) as _).map_err(taken)?;
+        buses.ports.insert(keyboard::PORT..keyboard::PORT + 1, Arc::new(ResetLine)).map_err(taken)?;
+        if description.has_pvpanic {
+            let port = u64::from(pvpanic::PORT);
+            buses.ports.insert(port..port + 1, Arc::new(PanicPort)).map_err(taken)?;
+        }
+        let (mut serial, mut console) = (None, None);
+        if description.has_serial {
+            let (output, has_input) = console::output(&config.serial).map_err(descriptor("the serial port"))?;
+            let drained = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(io::Error::from);
+            let drained = drained.map_err(host("an event can't be made"))?;
+            let ours = drained.try_clone().map_err(host("an event can't be made"))?;
+            let port = Arc::new(SerialPort::new(output, edge(vm, SERIAL.1)?, drained));
+            buses.ports.insert(SERIAL.0..SERIAL.0 + 8, Arc::clone(&port) as _).map_err(taken)?;
+            console = Some(Console::new(Arc::clone(&port), ours, has_input));
+            serial = Some(port);
+        }
+        Ok(Self { registers, serial, console, description })
+    }
+
+    /// Writes the ACPI tables, and an ID of this life of the guest.
+    pub fn write_tables(&self, memory: &GuestMemory) -> Result<(), MachineError> {
+        let tables = acpi::build(&self.description)?;
+        let written = memory.write_slice(&tables, GuestAddress(acpi::TABLES.start));
+        written.map_err(crate::boot::BootError::from)?;
+        new_generation(memory)
+    }
+
+    pub fn notify(&self, event: u32) {
+        self.registers.notify(event);
+    }
+
+    pub fn registers(&self) -> &Registers {
+        &self.registers
+    }
+
+    pub fn serial(&self) -> Option<&SerialPort> {
+        self.serial.as_deref()
+    }
+
+    pub fn console(&self) -> Option<&Console> {
+        self.console.as_ref()
+    }
+
+    pub fn console_mut(&mut self) -> Option<&mut Console> {
+        self.console.as_mut()
+    }
+
+    pub fn flush(&self) {
+        self.serial.iter().for_each(|serial| serial.flush());
+    }
+
+    pub fn reset(&self) {
+        self.registers.reset();
+        self.serial.iter().for_each(|serial| serial.reset());
+    }
+}
+
+/// Writes a VM generation ID that no other life of a guest has.
+pub(super) fn new_generation(memory: &GuestMemory) -> Result<(), MachineError> {
+    let mut id = [0_u8; 16];
+    let drawn = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty());
+    drawn.map_err(|error| host("no random numbers")(error.into()))?;
+    let written = memory.write_slice(&id, GuestAddress(acpi::VM_GENERATION_ID));
+    Ok(written.map_err(crate::boot::BootError::from)?)
+}
+
+/// Passes on what vCPUs' exits lead to.
+struct Told {
+    events: Arc<Events>,
+}
+
+impl Listener for Told {
+    fn happened(&self, vcpu: u32, outcome: Outcome) {
+        match outcome {
+            Outcome::Continue => {}
+            Outcome::Request(request) => self.events.send(Event::Request(request)),
+            Outcome::Failed(why) => self.events.send(Event::VcpuFailed(format!("vCPU {vcpu}: {why}"))),
+        }
+    }
+
+    fn confine(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

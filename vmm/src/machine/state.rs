@@ -1,0 +1,213 @@
+//! A paused machine's state, as units by place; and how vCPUs are at power-on.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kvm_ioctls::Cap;
+use serde::{Deserialize, Serialize};
+use vse_vmm_api::VmConfig;
+
+use super::chips::{Chips, Clock};
+use super::devices::{self, Arrival};
+use super::error::MachineError;
+use super::parts::{self, Parts};
+use super::{Events, Host, Machine};
+use crate::cpu::Vcpus;
+use crate::cpu::cpuid::Cpuid;
+use crate::cpu::state::{self, VcpuState};
+use crate::hypervisor::vm::{VmOptions, failed};
+use crate::hypervisor::{Hypervisor, HypervisorError};
+use crate::legacy::platform::event;
+use crate::memory::GuestMemory;
+use crate::snapshot::{InvalidState, Saved, Unit};
+
+/// Units of state by the place they belong to.
+pub type SavedMachine = BTreeMap<String, Unit>;
+
+/// Places that every machine has.
+mod place {
+    pub const SLOTS: &str = "machine/slots";
+    pub const CHIPS: &str = "machine/interrupt-controllers";
+    pub const CLOCK: &str = "machine/clock";
+    pub const PLATFORM: &str = "machine/platform";
+    pub const SERIAL: &str = "machine/serial";
+    pub const PCI: &str = "machine/pci";
+
+    pub fn vcpu(number: usize) -> String {
+        format!("vcpu/{number}")
+    }
+
+    pub fn device(id: &str) -> String {
+        format!("device/{id}")
+    }
+}
+
+const VERSION: u16 = 1;
+const VCPU: &str = "kvm-vcpu";
+const CHIPS: &str = "kvm-interrupt-controllers";
+const CLOCK: &str = "kvm-clock";
+const SLOTS: &str = "pci-slots";
+
+/// Which slot each device is in, and which may leave.
+#[derive(Serialize, Deserialize)]
+struct Slots(BTreeMap<String, u8>);
+
+/// What reading and writing a vCPU's state takes.
+struct Extent {
+    msrs: Vec<u32>,
+    xsave: usize,
+}
+
+fn extent(hypervisor: &Hypervisor) -> Result<Extent, HypervisorError> {
+    let msrs = hypervisor.kvm.get_msr_index_list().map_err(failed("read which MSRs there are"))?;
+    let xsave = hypervisor.vm.check_extension_int(Cap::Xsave2);
+    Ok(Extent { msrs: msrs.as_slice().to_vec(), xsave: usize::try_from(xsave).unwrap_or(0) })
+}
+
+impl Machine {
+    /// All state but RAM's contents. The machine has to be paused.
+    ///
+    /// # Errors
+    /// When a device's state can't be saved, or KVM refuses.
+    pub fn save(&self) -> Result<SavedMachine, MachineError> {
+        let mut saved = SavedMachine::new();
+        let slots = self.attached.iter().map(|attached| (attached.id.clone(), attached.slot)).collect();
+        saved.insert(place::SLOTS.to_owned(), Unit::encode(SLOTS, VERSION, &Slots(slots)));
+        let platform = &self.platform;
+        let mut keep = |place: String, state: Saved| {
+            match state {
+                Saved::Stateless => {}
+                Saved::State(unit) => drop(saved.insert(place, unit)),
+                Saved::Unsupported(reason) => return Err(MachineError::NotSavable { place, reason }),
+            }
+            Ok(())
+        };
+        for attached in &self.attached {
+            if let Some(function) = self.workshop.pci.function(attached.slot) {
+                keep(place::device(&attached.id), function.save())?;
+            }
+        }
+        keep(place::PCI.to_owned(), self.workshop.pci.save())?;
+        keep(place::PLATFORM.to_owned(), platform.registers().save())?;
+        if let Some(serial) = platform.serial() {
+            keep(place::SERIAL.to_owned(), serial.save())?;
+        }
+        let extent = extent(&self.hypervisor)?;
+        for (number, vcpu) in self.vcpus.lock().enumerate() {
+            let state = state::save(&vcpu, &extent.msrs, extent.xsave)?;
+            saved.insert(place::vcpu(number), Unit::encode(VCPU, VERSION, &state));
+        }
+        let vm = &self.hypervisor.vm;
+        saved.insert(place::CHIPS.to_owned(), Unit::encode(CHIPS, VERSION, &Chips::save(vm)?));
+        saved.insert(place::CLOCK.to_owned(), Unit::encode(CLOCK, VERSION, &Clock::save(vm)?));
+        Ok(saved)
+    }
+
+    /// Makes a machine in a saved state, paused. `fill` reads RAM's contents; `keep_clock` lets the guest's time go on
+    /// where it stopped, instead of with real time.
+    ///
+    /// # Errors
+    /// As [`Machine::new`]; also when the state is damaged, of another release, or not of this configuration.
+    pub fn restore(
+        config: &VmConfig,
+        host: Host,
+        events: Arc<Events>,
+        saved: &SavedMachine,
+        keep_clock: bool,
+        fill: &mut dyn FnMut(&GuestMemory) -> io::Result<()>,
+    ) -> Result<Self, MachineError> {
+        let mut units = Units { saved, used: Vec::new() };
+        let mut machine = Parts::new(config, host)?.assemble(config, events)?;
+        fill(&machine.memory).map_err(super::host("RAM can't be read from the snapshot"))?;
+        let Slots(slots) = units.decode(place::SLOTS, SLOTS)?;
+        for wanted in devices::wanted(config) {
+            let id = wanted.id();
+            let missing = || MachineError::Unit { place: place::device(&id), what: "missing" };
+            let slot = *slots.get(&id).ok_or_else(missing)?;
+            let arrival = Arrival::Restored(slot, units.get(&place::device(&id))?);
+            machine.attached.push(machine.workshop.attach(&wanted, arrival)?);
+        }
+        let platform = &machine.platform;
+        units.apply(place::PCI, |unit| machine.workshop.pci.restore(unit))?;
+        units.apply(place::PLATFORM, |unit| platform.registers().restore(unit))?;
+        if let Some(serial) = platform.serial() {
+            units.apply(place::SERIAL, |unit| serial.restore(unit))?;
+        }
+        let vm = &machine.hypervisor.vm;
+        let clock: Clock = units.decode(place::CLOCK, CLOCK)?;
+        let extent = extent(&machine.hypervisor)?;
+        for (number, vcpu) in machine.vcpus.lock().enumerate() {
+            let state: VcpuState = units.decode(&place::vcpu(number), VCPU)?;
+            let ticks = if keep_clock { 0 } else { ticks(&clock, state.tsc_khz) };
+            state::restore(&vcpu, &state.advanced(ticks), extent.xsave)?;
+        }
+        units.decode::<Chips>(place::CHIPS, CHIPS)?.restore(vm)?;
+        clock.restore(vm, keep_clock)?;
+        for vcpu in machine.vcpus.lock() {
+            // Tells the guest's watchdogs that it was stopped; only guests with kvmclock have it.
+            let _ = vcpu.kvmclock_ctrl();
+        }
+        units.all_used()?;
+        machine.payload = Some(parts::payload(&config.payload)?);
+        parts::new_generation(&machine.memory)?;
+        machine.platform.notify(event::NEW_GENERATION);
+        Ok(machine)
+    }
+}
+
+/// How far the TSC is on by now.
+fn ticks(clock: &Clock, tsc_khz: Option<u32>) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let age = u64::try_from(now).ok().and_then(|now| clock.age(now)).unwrap_or(0);
+    let ticks = u128::from(age) * u128::from(tsc_khz.unwrap_or(0)) / 1_000_000;
+    u64::try_from(ticks).unwrap_or(0)
+}
+
+/// The units of a snapshot, and which were looked at.
+struct Units<'a> {
+    saved: &'a SavedMachine,
+    used: Vec<String>,
+}
+
+impl<'a> Units<'a> {
+    fn get(&mut self, place: &str) -> Result<&'a Unit, MachineError> {
+        self.used.push(place.to_owned());
+        self.saved.get(place).ok_or_else(|| MachineError::Unit { place: place.to_owned(), what: "missing" })
+    }
+
+    fn apply(&mut self, place: &str, take: impl FnOnce(&Unit) -> Result<(), InvalidState>) -> Result<(), MachineError> {
+        let invalid = |source| MachineError::State { place: place.to_owned(), source };
+        take(self.get(place)?).map_err(invalid)
+    }
+
+    fn decode<T: for<'b> Deserialize<'b>>(&mut self, place: &str, kind: &'static str) -> Result<T, MachineError> {
+        let invalid = |source| MachineError::State { place: place.to_owned(), source };
+        self.get(place)?.decode(kind, VERSION).map_err(invalid)
+    }
+
+    /// A unit that nobody knows is state that would be lost.
+    fn all_used(&self) -> Result<(), MachineError> {
+        match self.saved.keys().find(|place| !self.used.contains(place)) {
+            Some(place) => Err(MachineError::Unit { place: place.clone(), what: "unknown" }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Puts all vCPUs and interrupt controllers of a stopped machine where they are at power-on: into the state that those of
+/// a machine made just now are in.
+pub(super) fn power_on(hypervisor: &Hypervisor, cpuid: &Cpuid, vcpus: &Vcpus) -> Result<(), MachineError> {
+    let extent = extent(hypervisor)?;
+    let topology = cpuid.topology();
+    let highest = topology.apic_id(topology.vcpus().saturating_sub(1));
+    let fresh = hypervisor.another(VmOptions { dedicated: false, wide_apic_ids: highest > 254 })?;
+    for (number, vcpu) in (0..).zip(vcpus.lock()) {
+        let other = fresh.vm.create_vcpu(topology.apic_id(number).into()).map_err(failed("create a vCPU"))?;
+        state::initialize(&other, &cpuid.of(number))?;
+        let begin = state::save(&other, &extent.msrs, extent.xsave)?;
+        state::reset(&vcpu, &begin, extent.xsave)?;
+    }
+    Ok(Chips::save(&fresh.vm)?.restore(&hypervisor.vm)?)
+}

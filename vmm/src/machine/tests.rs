@@ -1,0 +1,171 @@
+//! Machines on the host's own KVM, with kernels of a few instructions.
+
+use std::fs::File;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::bus::Request;
+
+/// A bzImage whose 64-bit entry is `code`, see the boot protocol.
+fn kernel(folder: &std::path::Path, code: &[u8]) -> String {
+    let mut image = vec![0; 2 * 512 + 512];
+    let mut put = |offset: usize, bytes: &[u8]| image[offset..offset + bytes.len()].copy_from_slice(bytes);
+    put(0x1F1, &[1]);
+    put(0x200, &[0xEB, 0x66]);
+    put(0x202, b"HdrS");
+    put(0x206, &0x20F_u16.to_le_bytes());
+    put(0x211, &[1]);
+    put(0x214, &0x10_0000_u32.to_le_bytes());
+    put(0x22C, &0x7FFF_FFFF_u32.to_le_bytes());
+    put(0x236, &1_u16.to_le_bytes());
+    put(0x238, &255_u32.to_le_bytes());
+    image.extend(code);
+    let path = folder.join("kernel");
+    File::create(&path).unwrap().write_all(&image).unwrap();
+    path.display().to_string()
+}
+
+struct Bed {
+    folder: tempfile::TempDir,
+    config: VmConfig,
+    events: Arc<Events>,
+}
+
+fn bed(code: &[u8]) -> Bed {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = kernel(folder.path(), code);
+    let output = folder.path().join("serial").display().to_string();
+    let config = format!(
+        r#"{{"payload": {{"kernel": "{kernel}", "cmdline": "quiet"}}, "memory": {{"size": 33554432}},
+             "cpus": {{"boot_vcpus": 2, "max_vcpus": 2}}, "pvpanic": true,
+             "serial": {{"mode": "File", "file": "{output}"}}}}"#
+    );
+    let config: VmConfig = serde_json::from_str(&config).unwrap();
+    let config = config.validate().unwrap();
+    Bed { folder, config, events: Arc::new(Events::new().unwrap()) }
+}
+
+impl Bed {
+    fn output(&self) -> Vec<u8> {
+        std::fs::read(self.folder.path().join("serial")).unwrap()
+    }
+
+    fn host() -> Option<Host> {
+        let kvm = File::options().read(true).write(true).open("/dev/kvm").ok()?;
+        Some(Host { kvm: kvm.into(), seccomp: false })
+    }
+
+    fn machine(&self) -> Option<Machine> {
+        Some(Machine::new(&self.config, Self::host()?, Arc::clone(&self.events)).unwrap())
+    }
+
+    fn wait(&self) -> Event {
+        let end = Instant::now() + Duration::from_secs(20);
+        loop {
+            let mut fds = [PollFd::new(&*self.events, PollFlags::IN)];
+            let rest = end.saturating_duration_since(Instant::now());
+            assert!(!rest.is_zero(), "nothing happened");
+            let rest = rustix::event::Timespec::try_from(rest).unwrap();
+            rustix::event::poll(&mut fds, Some(&rest)).unwrap();
+            if let Some(event) = self.events.take().into_iter().next() {
+                return event;
+            }
+        }
+    }
+}
+
+/// `mov al, BYTE; mov dx, PORT; out dx, al`
+fn out(port: u16, byte: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0xB0, byte, 0x66, 0xBA, low, high, 0xEE]
+}
+
+const HALT: [u8; 2] = [0xFA, 0xF4];
+
+#[test]
+fn a_guest_writes_to_its_serial_port_and_resets_itself_in_place() {
+    let code = [out(0x3F8, b'h'), out(0x3F8, b'i'), out(0x3F8, b'\n'), out(0x64, 0xFE), HALT.to_vec()].concat();
+    let bed = bed(&code);
+    let Some(mut machine) = bed.machine() else { return };
+    assert_eq!(machine.vcpu_threads().len(), 2);
+    machine.boot().unwrap();
+    assert_eq!(bed.wait(), Event::Request(Request::Reset));
+    for _ in 0..2 {
+        machine.reset().unwrap();
+        assert_eq!(bed.wait(), Event::Request(Request::Reset));
+    }
+    assert_eq!(bed.output(), b"hi\nhi\nhi\n");
+}
+
+#[test]
+fn panics_and_sleep_are_told() {
+    let bed = bed(&[out(0x505, 1), HALT.to_vec()].concat());
+    let Some(mut machine) = bed.machine() else { return };
+    machine.boot().unwrap();
+    assert_eq!(bed.wait(), Event::Request(Request::Panicked));
+    // mov edi, PLATFORM; mov byte [rdi], S5 and go
+    let off = self::bed(&[&[0xBF, 0, 0, 0xD0, 0xFE, 0xC6, 0x07, 0x34][..], &HALT].concat());
+    // The page tables map the first GiB only, so that the access faults: the machine starts over instead.
+    let Some(mut machine) = off.machine() else { return };
+    machine.boot().unwrap();
+    assert_eq!(off.wait(), Event::Request(Request::Reset));
+}
+
+#[test]
+fn a_restored_guest_goes_on_where_it_was() {
+    // mov bl, 'a'; again: mov al, bl; mov dx, 0x3F8; out dx, al; inc bl; jmp again
+    let code = [0xB3, b'a', 0x88, 0xD8, 0x66, 0xBA, 0xF8, 0x03, 0xEE, 0xFE, 0xC3, 0xEB, 0xF5];
+    let bed = bed(&code);
+    let Some(mut machine) = bed.machine() else { return };
+    machine.boot().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    machine.pause().unwrap();
+    let before = bed.output();
+    assert!(before.starts_with(b"abc"), "{before:?}");
+    let saved = machine.save().unwrap();
+    let ram = tempfile::tempfile().unwrap();
+    let image = crate::snapshot::image::write(machine.memory(), &ram).unwrap();
+    let generation = |machine: &Machine| {
+        use vm_memory::{Bytes, GuestAddress};
+        machine.memory().read_obj::<u128>(GuestAddress(crate::acpi::VM_GENERATION_ID)).unwrap()
+    };
+    let first_life = generation(&machine);
+    drop(machine);
+
+    let mut fill =
+        |memory: &GuestMemory| crate::snapshot::image::read(memory, &ram, &image).map_err(std::io::Error::other);
+    let restored = |saved: &SavedMachine, fill: &mut dyn FnMut(&GuestMemory) -> std::io::Result<()>| {
+        Machine::restore(&bed.config, Bed::host().unwrap(), Arc::clone(&bed.events), saved, false, fill)
+    };
+    let mut machine = restored(&saved, &mut fill).unwrap();
+    assert_ne!(generation(&machine), first_life);
+    machine.resume().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    machine.pause().unwrap();
+    let all = bed.output();
+    assert!(all.len() > before.len());
+    // Nothing twice, nothing left out.
+    assert!(all.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(1)));
+    drop(machine);
+
+    let mut more = saved.clone();
+    more.insert("device/new".to_owned(), saved["machine/pci"].clone());
+    assert!(matches!(restored(&more, &mut fill), Err(MachineError::Unit { what: "unknown", .. })));
+    let mut less = saved.clone();
+    less.remove("vcpu/1");
+    assert!(matches!(restored(&less, &mut fill), Err(MachineError::Unit { what: "missing", .. })));
+}
+
+#[test]
+fn what_is_wrong_is_refused_before_it_runs() {
+    let mut bed = bed(&HALT);
+    let Some(host) = Bed::host() else { return };
+    bed.config.payload.kernel = Some("/nowhere".into());
+    let error = Machine::new(&bed.config, host, Arc::clone(&bed.events)).err().unwrap();
+    assert_eq!(error.to_string(), "the kernel");
+    bed.config.memory.hugepages = true;
+    bed.config.memory.size = 1 << 40;
+    let error = Machine::new(&bed.config, Bed::host().unwrap(), Arc::clone(&bed.events)).err().unwrap();
+    assert!(matches!(error, MachineError::Memory(_) | MachineError::Impossible(_)), "{error}");
+}
