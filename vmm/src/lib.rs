@@ -35,6 +35,8 @@ pub mod layout;
 pub mod legacy;
 pub mod machine;
 pub mod memory;
+pub mod monitor;
 pub mod pci;
 pub mod snapshot;
 pub mod virtio;
+pub mod vmm;

@@ -1,0 +1,311 @@
+//! The owner, with a guest that only takes notes.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use vm_memory::{Bytes, GuestAddress};
+use vse_vmm_api::VmCounters;
+
+use super::*;
+use crate::api::http::{Method, Request};
+use crate::api::routes;
+use crate::memory::GuestMemory;
+use crate::snapshot::{Snapshot, Unit};
+
+type Notes = Rc<RefCell<Vec<String>>>;
+
+struct FakeGuest {
+    notes: Notes,
+    memory: GuestMemory,
+}
+
+impl FakeGuest {
+    fn new(notes: &Notes) -> Self {
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap();
+        Self { notes: Rc::clone(notes), memory }
+    }
+
+    fn note(&self, what: &str) -> Outcome<()> {
+        self.notes.borrow_mut().push(what.to_owned());
+        Ok(())
+    }
+}
+
+impl Guest for FakeGuest {
+    fn boot(&mut self) -> Outcome<()> {
+        self.memory.write_obj(0x55_u8, GuestAddress(0x1000))?;
+        self.note("boot")
+    }
+
+    fn pause(&mut self) -> Outcome<()> {
+        self.note("pause")
+    }
+
+    fn resume(&mut self) -> Outcome<()> {
+        self.note("resume")
+    }
+
+    fn reset(&mut self) -> Outcome<()> {
+        self.note("reset")
+    }
+
+    fn power_button(&self) {
+        let _ = self.note("power button");
+    }
+
+    fn save(&self) -> Outcome<BTreeMap<String, Unit>> {
+        Ok([("cpu0".to_owned(), Unit { kind: "cpu".into(), version: 1, bytes: vec![1, 2] })].into())
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    fn add(&mut self, device: &NewDevice) -> Outcome<String> {
+        self.note(&format!("add {}", device.id().unwrap_or("?")))?;
+        Ok("0000:00:06.0".to_owned())
+    }
+
+    fn remove(&mut self, id: &str) -> Outcome<()> {
+        self.note(&format!("remove {id}"))
+    }
+
+    fn eject(&mut self, slot: u8) -> Option<String> {
+        (slot == 6).then(|| "x".to_owned())
+    }
+
+    fn counters(&self) -> VmCounters {
+        VmCounters::from([("disk0".to_owned(), BTreeMap::from([("reads".to_owned(), 3)]))])
+    }
+
+    fn vcpu_threads(&self) -> Vec<i32> {
+        vec![4711]
+    }
+
+    fn agent_connected(&self) -> bool {
+        false
+    }
+}
+
+impl Drop for FakeGuest {
+    fn drop(&mut self) {
+        let _ = self.note("drop");
+    }
+}
+
+struct FakeBuilder(Notes);
+
+impl Builder for FakeBuilder {
+    fn create(&mut self, config: &VmConfig) -> Outcome<Box<dyn Guest>> {
+        if config.payload.cmdline.as_deref() == Some("impossible") {
+            return Err(Box::new(std::io::Error::other("no such host")));
+        }
+        self.0.borrow_mut().push("create".to_owned());
+        Ok(Box::new(FakeGuest::new(&self.0)))
+    }
+
+    fn restore(&mut self, _: &VmConfig, snapshot: &Snapshot, _: bool) -> Outcome<Box<dyn Guest>> {
+        assert_eq!(snapshot.units["cpu0"].bytes, [1, 2]);
+        let guest = FakeGuest::new(&self.0);
+        snapshot.fill(&guest.memory)?;
+        assert_eq!(guest.memory.read_obj::<u8>(GuestAddress(0x1000))?, 0x55);
+        self.0.borrow_mut().push("restore".to_owned());
+        Ok(Box::new(guest))
+    }
+}
+
+struct Owner {
+    vmm: Vmm,
+    notes: Notes,
+}
+
+const CONFIG: &str =
+    r#"{"payload": {"kernel": "/k"}, "memory": {"size": 16777216}, "disks": [{"path": "/d", "id": "x"}]}"#;
+
+impl Owner {
+    fn new() -> Self {
+        let notes = Notes::default();
+        Self { vmm: Vmm::new(Box::new(FakeBuilder(Rc::clone(&notes))), Monitor::default()), notes }
+    }
+
+    /// Asks as a client does; the result is status and body.
+    fn ask(&mut self, method: Method, name: &str, body: &str) -> (u16, String) {
+        let request = Request { method, path: format!("/api/v1/{name}"), body: body.into(), keep_alive: true };
+        let response = match routes::command(&request) {
+            Ok(command) => self.vmm.command(command, Vec::new()),
+            Err(response) => response,
+        };
+        (response.status as u16, String::from_utf8(response.body).unwrap())
+    }
+
+    fn put(&mut self, name: &str, body: &str) -> u16 {
+        self.ask(Method::Put, name, body).0
+    }
+
+    fn state(&mut self) -> String {
+        let (status, body) = self.ask(Method::Get, "vm.info", "");
+        if status != 200 {
+            return format!("{status}");
+        }
+        let info: serde_json::Value = serde_json::from_str(&body).unwrap();
+        info["state"].as_str().unwrap().to_owned()
+    }
+
+    fn notes(&self) -> String {
+        std::mem::take(&mut *self.notes.borrow_mut()).join(", ")
+    }
+}
+
+/// Every verb in every state: what it answers, and where it leads.
+#[test]
+fn states_and_verbs() {
+    let ways: [(&str, &[&str]); 5] = [
+        ("404", &[]),
+        ("Created", &["vm.create"]),
+        ("Running", &["vm.create", "vm.boot"]),
+        ("Paused", &["vm.create", "vm.boot", "vm.pause"]),
+        ("Shutdown", &["vm.create", "vm.boot", "vm.shutdown"]),
+    ];
+    let expected = [
+        ("vm.create", ["204 Created", "409 Created", "409 Running", "409 Paused", "409 Shutdown"]),
+        ("vm.boot", ["404 404", "204 Running", "405 Running", "405 Paused", "204 Running"]),
+        ("vm.pause", ["404 404", "405 Created", "204 Paused", "405 Paused", "405 Shutdown"]),
+        ("vm.resume", ["404 404", "405 Created", "405 Running", "204 Running", "405 Shutdown"]),
+        ("vm.reboot", ["404 404", "405 Created", "204 Running", "405 Paused", "405 Shutdown"]),
+        ("vm.power-button", ["404 404", "405 Created", "204 Running", "405 Paused", "405 Shutdown"]),
+        ("vm.shutdown", ["404 404", "405 Created", "204 Shutdown", "204 Shutdown", "405 Shutdown"]),
+        ("vm.delete", ["204 404", "204 404", "204 404", "204 404", "204 404"]),
+        ("vm.resize", ["404 404", "204 Created", "204 Running", "204 Paused", "204 Shutdown"]),
+        ("vm.add-disk", ["404 404", "204 Created", "200 Running", "200 Paused", "204 Shutdown"]),
+        ("vm.remove-device", ["404 404", "405 Created", "204 Running", "405 Paused", "405 Shutdown"]),
+    ];
+    for (verb, answers) in expected {
+        for ((start, way), answer) in ways.iter().zip(answers) {
+            let mut owner = Owner::new();
+            for step in *way {
+                assert_eq!(owner.put(step, CONFIG), 204, "{step}");
+            }
+            assert_eq!(owner.state(), *start);
+            let body = match verb {
+                "vm.create" => CONFIG,
+                "vm.add-disk" => r#"{"path": "/more"}"#,
+                "vm.remove-device" => r#"{"id": "x"}"#,
+                _ => "{}",
+            };
+            let status = owner.put(verb, body);
+            assert_eq!(format!("{status} {}", owner.state()), answer, "{verb} in {start}");
+        }
+    }
+}
+
+#[test]
+fn the_guest_is_gone_after_shutdown_and_delete() {
+    let mut owner = Owner::new();
+    owner.put("vm.create", CONFIG);
+    owner.put("vm.boot", "");
+    owner.put("vm.shutdown", "");
+    assert_eq!(owner.notes(), "create, boot, drop");
+    owner.put("vm.boot", "");
+    owner.put("vm.delete", "");
+    assert_eq!(owner.notes(), "create, boot, drop");
+}
+
+#[test]
+fn descriptors_are_used_once() {
+    let mut owner = Owner::new();
+    assert_eq!(owner.put("vm.create", r#"{"payload": {"kernel_fd": 9}}"#), 204);
+    owner.put("vm.boot", "");
+    owner.put("vm.shutdown", "");
+    let (status, body) = owner.ask(Method::Put, "vm.boot", "");
+    assert_eq!(status, 405);
+    assert!(body.contains("descriptors"), "{body}");
+}
+
+#[test]
+fn errors_are_lists_of_what_is_wrong() {
+    let mut owner = Owner::new();
+    let two = r#"{"payload": {}, "disks": [{}]}"#;
+    let expected = r#"["payload.kernel: is missing: a guest boots a kernel","disks[0].path: is missing: or an open descriptor of it"]"#;
+    assert_eq!(owner.ask(Method::Put, "vm.create", two), (400, expected.to_owned()));
+    let impossible = r#"{"payload": {"kernel": "/k", "cmdline": "impossible"}}"#;
+    let expected = r#"["vm.create failed","no such host"]"#;
+    assert_eq!(owner.ask(Method::Put, "vm.create", impossible), (500, expected.to_owned()));
+    assert_eq!(owner.state(), "404");
+    owner.put("vm.create", CONFIG);
+    assert_eq!(owner.put("vm.add-net", r#"{"tap": "t", "id": "x"}"#), 409);
+    assert_eq!(owner.put("vm.remove-device", r#"{"id": "y"}"#), 404);
+    let (status, body) = owner.ask(Method::Put, "vm.resize", r#"{"desired_vcpus": 2}"#);
+    assert_eq!(
+        (status, body.as_str()),
+        (400, r#"["desired_vcpus: not supported by this VMM: it is 1 and can't be 2"]"#)
+    );
+}
+
+#[test]
+fn what_the_guest_does() {
+    let mut owner = Owner::new();
+    owner.put("vm.create", CONFIG);
+    owner.put("vm.boot", "");
+    owner.vmm.request(bus::Request::Reset);
+    assert_eq!(owner.notes(), "create, boot, reset");
+    assert_eq!(owner.put("vm.remove-device", r#"{"id": "x"}"#), 204);
+    assert!(owner.ask(Method::Get, "vm.info", "").1.contains("\"id\":\"x\""));
+    owner.vmm.request(bus::Request::Eject { slot: 6 });
+    assert!(!owner.ask(Method::Get, "vm.info", "").1.contains("\"id\":\"x\""));
+    assert_eq!(owner.vmm.end(), None);
+    owner.vmm.request(bus::Request::Panicked);
+    owner.vmm.request(bus::Request::PowerOff);
+    assert_eq!(owner.vmm.end().map(End::exit_code), Some(3));
+}
+
+#[test]
+fn hot_plug_takes_descriptors() {
+    let mut owner = Owner::new();
+    owner.put("vm.create", CONFIG);
+    let fd = || vec![OwnedFd::from(std::fs::File::open("/dev/null").unwrap())];
+    let net = || Command::Add(Box::new(NewDevice::Net(Default::default())));
+    let response = owner.vmm.command(net(), fd());
+    assert_eq!(response.status as u16, 204, "{}", String::from_utf8_lossy(&response.body));
+    assert_eq!(owner.notes(), "create, add _net0");
+    let too_many = owner.vmm.command(net(), [fd(), fd()].into_iter().flatten().collect());
+    assert_eq!(too_many.status as u16, 400);
+    assert_eq!(owner.vmm.command(Command::Pause, fd()).status as u16, 400);
+}
+
+#[test]
+fn a_snapshot_goes_on_with_another_hosts_part() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", directory.path().display());
+    let mut owner = Owner::new();
+    owner.put("vm.create", CONFIG);
+    owner.put("vm.boot", "");
+    let save = format!(r#"{{"destination_url": "{url}"}}"#);
+    assert_eq!(owner.put("vm.snapshot", &save), 405);
+    owner.put("vm.pause", "");
+    assert_eq!(owner.put("vm.snapshot", &save), 204);
+    assert_eq!(owner.put("vm.snapshot", &save), 409);
+
+    let mut owner = Owner::new();
+    let restore = |config: &str| format!(r#"{{"source_url": "{url}", "resume": true, "config": {config}}}"#);
+    let (status, body) = owner.ask(Method::Put, "vm.restore", &format!(r#"{{"source_url": "{url}"}}"#));
+    assert_eq!(status, 400);
+    assert!(body.contains("disks[0].path"), "{body}");
+    let (status, body) = owner.ask(Method::Put, "vm.restore", &restore(&CONFIG.replace("16777216", "33554432")));
+    assert_eq!(status, 400);
+    assert!(body.contains("memory.size"), "{body}");
+    assert_eq!(owner.put("vm.restore", &restore(&CONFIG.replace("/d", "/elsewhere"))), 204);
+    assert_eq!(owner.state(), "Running");
+    assert_eq!(owner.notes(), "restore, resume");
+    assert_eq!(owner.put("vm.restore", &restore(CONFIG)), 404);
+}
+
+#[test]
+fn pings_and_shutdown() {
+    let mut owner = Owner::new();
+    let (status, body) = owner.ask(Method::Get, "vmm.ping", "");
+    assert_eq!(status, 200);
+    assert!(body.contains("\"build_version\":\"vse-vmm "), "{body}");
+    assert_eq!(owner.put("vmm.shutdown", ""), 204);
+    assert_eq!(owner.vmm.end(), Some(&End::Ordered));
+}
