@@ -36,6 +36,7 @@ pub mod legacy;
 pub mod machine;
 pub mod memory;
 pub mod monitor;
+pub mod options;
 pub mod pci;
 pub mod snapshot;
 pub mod virtio;
