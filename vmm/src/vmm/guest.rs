@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 
+use rustix::event::PollFd;
 use vse_vmm_api::{NewDevice, VmConfig, VmCounters};
 
 use crate::memory::GuestMemory;
@@ -72,6 +73,12 @@ pub trait Guest {
 
     /// Whether a program in the guest has the agent's port open.
     fn agent_connected(&self) -> bool;
+
+    /// Appends what the guest wants polled for reading: input to its serial port.
+    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>);
+
+    /// Something of it is readable.
+    fn ready(&mut self);
 }
 
 /// Who makes guests.

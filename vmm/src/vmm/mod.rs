@@ -326,6 +326,14 @@ impl Vmm {
         Ok(())
     }
 
+    fn guest(&self) -> Option<&dyn Guest> {
+        self.vm.as_ref()?.guest.as_deref()
+    }
+
+    fn guest_mut(&mut self) -> Option<&mut Box<dyn Guest>> {
+        self.vm.as_mut()?.guest.as_mut()
+    }
+
     fn running(&mut self, wanted: &'static str) -> Result<&mut dyn Guest, Refusal> {
         self.in_state(VmState::Running, wanted)
     }

@@ -46,6 +46,10 @@ fn wait(vmm: &mut Vmm, server: Option<&mut Server>, signals: &impl Signals) -> i
     if let Some(fd) = vmm.monitor.fd() {
         fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
     }
+    let before_guest = fds.len();
+    if let Some(guest) = vmm.guest() {
+        guest.watch(&mut fds);
+    }
     let before_server = fds.len();
     if let Some(server) = &server {
         server.watch(&mut fds);
@@ -56,8 +60,14 @@ fn wait(vmm: &mut Vmm, server: Option<&mut Server>, signals: &impl Signals) -> i
     }
     let results: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
     drop(fds);
-    if results[1..before_server].iter().any(|result| !result.is_empty()) {
+    let is_ready = |range: std::ops::Range<usize>| results[range].iter().any(|result| !result.is_empty());
+    if is_ready(1..before_guest) {
         vmm.monitor.accept();
+    }
+    if is_ready(before_guest..before_server)
+        && let Some(guest) = vmm.guest_mut()
+    {
+        guest.ready();
     }
     if let Some(server) = server {
         server.ready(&results[before_server..]);

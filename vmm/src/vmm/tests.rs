@@ -86,6 +86,10 @@ impl Guest for FakeGuest {
     fn agent_connected(&self) -> bool {
         false
     }
+
+    fn watch<'a>(&'a self, _: &mut Vec<rustix::event::PollFd<'a>>) {}
+
+    fn ready(&mut self) {}
 }
 
 impl Drop for FakeGuest {
