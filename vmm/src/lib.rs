@@ -39,5 +39,6 @@ pub mod monitor;
 pub mod options;
 pub mod pci;
 pub mod snapshot;
+pub mod vfio;
 pub mod virtio;
 pub mod vmm;

@@ -36,6 +36,18 @@ impl Msi {
         1 << (self.control >> 1 & 0b111)
     }
 
+    /// Number of vectors that the guest lets the function use.
+    #[must_use]
+    pub fn enabled(&self) -> u16 {
+        1 << (self.control >> ENABLED_SHIFT & 0b111)
+    }
+
+    /// What it can do: the control register as [`Msi::new`] takes it.
+    #[must_use]
+    pub fn capabilities(&self) -> u16 {
+        self.control & !(ENABLE | 0b111 << ENABLED_SHIFT)
+    }
+
     /// Bytes of the capability, its ID and link included.
     #[must_use]
     pub fn size(&self) -> u16 {
@@ -122,7 +134,7 @@ impl Msi {
 
     /// Where a vector goes to; `None` while it is masked, or beyond what is enabled.
     fn message(&self, index: u16) -> Option<Message> {
-        let enabled = 1 << (self.control >> ENABLED_SHIFT & 0b111);
+        let enabled = self.enabled();
         let is_delivered = self.is_enabled() && index < enabled && self.mask >> index & 1 == 0;
         // The function changes the low bits of the data to say which vector it is.
         let data = self.data & !(enabled - 1) | index & (enabled - 1);
