@@ -1,12 +1,13 @@
 //! A device that copies, driven as a driver would: by configuration space, BAR and queues in memory.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{QueueState, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Address, Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::registers::status;
@@ -15,6 +16,7 @@ use crate::bus::Bus;
 use crate::interrupts::Recorder;
 use crate::layout;
 use crate::pci::{PciRoot, Windows};
+use crate::virtio::block::{Block, BlockOptions};
 use crate::virtio::{ActivateError, Activation, ReadyQueue};
 
 /// Uses up what is in its queues when it is told to, and remembers how it was treated.
@@ -113,10 +115,13 @@ const BAR: u64 = layout::PCI_WINDOW_32.start;
 impl Bench {
     fn new(device: Copier) -> Self {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap();
-        let bench = Self::empty(&device, memory);
-        let function = VirtioPci::new(Box::new(device), bench.wiring.clone()).unwrap();
-        bench.root.add(1, Arc::new(function)).unwrap();
-        bench
+        Self::empty(&device, memory).with(Box::new(device))
+    }
+
+    fn with(self, device: Box<dyn VirtioDevice>) -> Self {
+        let function = VirtioPci::new(device, self.wiring.clone()).unwrap();
+        self.root.add(1, Arc::new(function)).unwrap();
+        self
     }
 
     fn empty(device: &Copier, memory: GuestMemory) -> Self {
@@ -129,14 +134,21 @@ impl Bench {
 
     /// The same guest with the function's state brought to a new process.
     fn moved(&self) -> Self {
+        let device = Copier::default();
+        Self::empty(&device, self.wiring.memory.clone()).restored(Box::new(device), &self.saved())
+    }
+
+    fn saved(&self) -> Unit {
         let function = self.root.function(1).unwrap();
         function.pause();
         let Saved::State(unit) = function.save() else { panic!("it can be saved") };
-        let device = Copier::default();
-        let bench = Self::empty(&device, self.wiring.memory.clone());
-        let function = VirtioPci::restore(Box::new(device), bench.wiring.clone(), &unit).unwrap();
-        bench.root.add_restored(1, Arc::new(function)).unwrap();
-        bench
+        unit
+    }
+
+    fn restored(self, device: Box<dyn VirtioDevice>, unit: &Unit) -> Self {
+        let function = VirtioPci::restore(device, self.wiring.clone(), unit).unwrap();
+        self.root.add_restored(1, Arc::new(function)).unwrap();
+        self
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
@@ -449,4 +461,51 @@ proptest! {
         prop_assert!(bench.chip.connected.lock().unwrap().is_empty());
         prop_assert!(bench.chip.high.lock().unwrap().is_empty());
     }
+}
+
+/// A disk, read before and after it was moved to another process.
+#[test]
+fn a_disk_works_behind_it() {
+    let mut file = tempfile::tempfile().unwrap();
+    let sectors: Vec<u8> = (0..8u8).flat_map(|sector| [sector; 512]).collect();
+    io::Write::write_all(&mut file, &sectors).unwrap();
+    let options = BlockOptions {
+        read_only: true,
+        direct: false,
+        discard: false,
+        io_uring: false,
+        serial: "disk".into(),
+        queues: 1,
+        queue_size: 16,
+    };
+    let disk = || Box::new(Block::new(file.try_clone().unwrap(), &options, None).unwrap());
+    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap();
+    let mock = MockSplitQueue::new(&memory, 16);
+    let before = Bench::empty(&Copier::default(), memory.clone()).with(disk());
+    before.begin(&mock);
+    assert_eq!(before.read(0x2000, 8), 8, "sectors");
+    assert_eq!(read_sector(&before, &mock, 3), [3; 512]);
+    let after = Bench::empty(&Copier::default(), memory.clone()).restored(disk(), &before.saved());
+    after.root.function(1).unwrap().resume().unwrap();
+    assert_eq!(read_sector(&after, &mock, 5), [5; 512]);
+}
+
+fn read_sector(bench: &Bench, mock: &MockSplitQueue<'_, GuestMemory>, sector: u64) -> [u8; 512] {
+    let memory = &bench.wiring.memory;
+    let used = || memory.read_obj::<u16>(mock.used_addr().unchecked_add(2)).unwrap();
+    let before = used();
+    memory.write_obj(0u64, GuestAddress(0x8000)).unwrap();
+    memory.write_obj(sector, GuestAddress(0x8008)).unwrap();
+    let chain =
+        [Descriptor::new(0x8000, 16, 1, 1), Descriptor::new(0x9000, 512, 1 | 2, 2), Descriptor::new(0xA000, 1, 2, 0)];
+    mock.add_desc_chains(&chain.map(Into::into), 0).unwrap();
+    bench.write(0x3000, &[0, 0]);
+    let until = Instant::now() + Duration::from_secs(20);
+    while used() == before {
+        assert!(Instant::now() < until, "no answer");
+        std::thread::yield_now();
+    }
+    let mut data = [0; 512];
+    memory.read_slice(&mut data, GuestAddress(0x9000)).unwrap();
+    data
 }
