@@ -6,10 +6,12 @@ pub mod block;
 pub mod chain;
 pub mod config;
 pub mod device;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod transfer;
 pub mod transport;
+pub mod vhost;
 pub mod worker;
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ pub struct DeviceQueue {
     interrupt: Arc<dyn Interrupt>,
     /// One bit for each head that is with the device.
     in_flight: Vec<u64>,
-    /// Whether something was given back since the driver was last told.
-    has_news: bool,
+    /// Up to where the driver was told of used chains.
+    signalled: u16,
     is_broken: bool,
 }
 
@@ -53,11 +53,11 @@ impl DeviceQueue {
             ready.map(|ready| Self {
                 index,
                 in_flight: vec![0; usize::from(ready.queue.size()).div_ceil(64)],
+                signalled: ready.queue.next_used(),
                 queue: ready.queue,
                 notified: ready.notified,
                 memory: memory.clone(),
                 interrupt: interrupt.clone(),
-                has_news: false,
                 is_broken: false,
             })
         });
@@ -145,9 +145,29 @@ impl DeviceQueue {
     /// [`DeviceQueue::signal`].
     pub fn complete(&mut self, head: u16, written: u32) {
         self.landed(head);
-        self.has_news = true;
         if self.queue.add_used(&*self.memory, head, written).is_err() {
             self.fail(Malformed::Ring);
+        }
+    }
+
+    /// Gives several chains back, each with how much was written, so that the driver sees all of them or none: pieces
+    /// of one packet.
+    pub fn complete_together(&mut self, chains: impl IntoIterator<Item = (u16, u32)>) {
+        let mut chains = chains.into_iter().peekable();
+        while let Some((head, written)) = chains.next() {
+            if chains.peek().is_none() {
+                // Only this moves the index that the driver looks at.
+                return self.complete(head, written);
+            }
+            self.landed(head);
+            let place = u64::from(self.queue.next_used() % self.queue.size());
+            let element = [u32::from(head).to_le_bytes(), written.to_le_bytes()].concat();
+            // The ring was checked to lie in RAM, below the end of addresses.
+            let address = GuestAddress(self.queue.used_ring() + 4 + 8 * place);
+            if self.memory.write_slice(&element, address).is_err() {
+                return self.fail(Malformed::Ring);
+            }
+            self.queue.set_next_used(self.queue.next_used().wrapping_add(1));
         }
     }
 
@@ -157,21 +177,47 @@ impl DeviceQueue {
         }
     }
 
-    /// Interrupts the driver if it wants to know of what was completed since the last time.
+    /// Interrupts the driver if it wants to know of what was given back since the last time.
     pub fn signal(&mut self) {
-        if !std::mem::take(&mut self.has_news) {
-            return;
-        }
-        let wanted = if self.queue.event_idx_enabled() {
-            self.queue.needs_notification(&*self.memory).unwrap_or(true)
-        } else {
-            fence(Ordering::SeqCst);
-            let flags = self.memory.load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed);
-            flags.map_or(true, |flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
-        };
-        if wanted {
+        let new = self.queue.next_used();
+        let old = std::mem::replace(&mut self.signalled, new);
+        if new != old && self.is_interrupt_wanted(old, new) {
             self.interrupt.queue(self.index);
         }
+    }
+
+    /// Whether the driver wants to know of used chains from `old` to before `new` (2.7.7, 2.7.10).
+    fn is_interrupt_wanted(&self, old: u16, new: u16) -> bool {
+        // What was given back is visible before the driver's wish is read.
+        fence(Ordering::SeqCst);
+        let ring = self.queue.avail_ring();
+        let read = |address| self.memory.load::<u16>(GuestAddress(address), Ordering::Relaxed).map(u16::from_le);
+        if self.queue.event_idx_enabled() {
+            let event = read(ring + 4 + 2 * u64::from(self.queue.size()));
+            event.map_or(true, |event| new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old))
+        } else {
+            read(ring).map_or(true, |flags| u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+        }
+    }
+
+    /// The rings, for somebody else who works on them.
+    #[must_use]
+    pub fn rings(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Goes on where somebody else has left off, with nothing in flight.
+    pub fn set_position(&mut self, available: u16) {
+        let used = self.queue.used_idx(&*self.memory, Ordering::Acquire).map_or(available, |index| index.0);
+        self.queue.set_next_avail(available);
+        self.queue.set_next_used(used);
+        self.signalled = used;
+    }
+
+    /// The way to interrupt for this queue.
+    #[must_use]
+    pub fn interrupt(&self) -> &Arc<dyn Interrupt> {
+        &self.interrupt
     }
 
     /// Asks the driver not to notify while the device looks for itself anyway.

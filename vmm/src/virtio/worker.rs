@@ -40,7 +40,7 @@ pub trait Handler: Send + 'static {
     /// Something that was waited for is ready.
     fn ready(&mut self, token: u64, events: EventSet, poll: &Poll);
 
-    /// Finishes or takes back what is in flight; the thread ends.
+    /// Finishes or takes back what is in flight; the thread ends. Also after a start that failed halfway.
     fn stop(&mut self);
 
     /// The queues by index, `None` for one that is not in use.
@@ -119,6 +119,7 @@ impl<H: Handler> Worker<H> {
             if tell.send(started).is_ok() && is_started {
                 run(&mut handler, &poll);
             }
+            handler.stop();
             Some(handler)
         });
         let thread = match spawned {
@@ -168,7 +169,6 @@ fn run<H: Handler>(handler: &mut H, poll: &Poll) {
         };
         for event in events.iter().take(count) {
             if event.data() == STOP {
-                handler.stop();
                 return;
             }
             handler.ready(event.data(), event.event_set(), poll);
@@ -189,15 +189,14 @@ pub enum Life<H: Handler> {
 }
 
 impl<H: Handler> Life<H> {
-    /// Begins. On failure it is paused when `keep` says so, and inactive otherwise.
-    fn start(&mut self, name: &str, handler: H, filter: &Filter, keep: bool) -> Result<(), ActivateError> {
+    fn start(&mut self, name: &str, handler: H, filter: &Filter) -> Result<(), ActivateError> {
         match Worker::start(name, handler, filter) {
             Ok(worker) => {
                 *self = Self::Running(worker);
                 Ok(())
             }
             Err((handler, error)) => {
-                *self = handler.filter(|_| keep).map_or(Self::Inactive, Self::Paused);
+                *self = handler.map_or(Self::Inactive, Self::Paused);
                 Err(error)
             }
         }
@@ -206,10 +205,10 @@ impl<H: Handler> Life<H> {
     /// Begins a life, in a thread of this name (15 bytes at most are seen).
     ///
     /// # Errors
-    /// When there can be no thread; the device is then inactive.
+    /// When there can be no thread; the device is then paused.
     pub fn activate(&mut self, name: &str, handler: H, filter: &Filter) -> Result<(), ActivateError> {
         self.reset();
-        self.start(name, handler, filter, false)
+        self.start(name, handler, filter)
     }
 
     /// Stops the thread.
@@ -226,7 +225,7 @@ impl<H: Handler> Life<H> {
     /// When there can be no thread; the device stays paused.
     pub fn resume(&mut self, name: &str, filter: &Filter) -> Result<(), ActivateError> {
         match std::mem::take(self) {
-            Self::Paused(handler) => self.start(name, handler, filter, true),
+            Self::Paused(handler) => self.start(name, handler, filter),
             other => {
                 *self = other;
                 Ok(())
