@@ -5,6 +5,7 @@
 pub mod block;
 pub mod chain;
 pub mod config;
+pub mod console;
 pub mod device;
 pub mod net;
 pub mod queue;
