@@ -39,15 +39,16 @@ const NAME: &str = "vse-rng";
 
 /// A source of random numbers.
 pub struct Rng {
-    filter: Filter,
     life: Life<RngHandler>,
 }
 
 impl Rng {
     /// Its thread is confined by `filter`.
-    #[must_use]
-    pub fn new(filter: Filter) -> Self {
-        Self { filter, life: Life::Inactive }
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn new(filter: Filter) -> io::Result<Self> {
+        Ok(Self { life: Life::new(NAME, filter)? })
     }
 }
 
@@ -69,10 +70,8 @@ impl VirtioDevice for Rng {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let (memory, mut queues) = DeviceQueue::take(activation, 1)?;
         let queue = queues.swap_remove(0).ok_or(ActivateError::QueueMissing(0))?;
-        let timer = TimerFd::new()
-            .map_err(|error| ActivateError::Host { what: "making a timer", source: io::Error::from(error) })?;
-        let handler = RngHandler { memory, queue, timer, left: BURST, refilled: Instant::now() };
-        self.life.activate(NAME, handler, &self.filter)
+        let handler = RngHandler { memory, queue, timer: None, left: BURST, refilled: Instant::now() };
+        self.life.activate(handler)
     }
 
     fn pause(&mut self) {
@@ -80,7 +79,7 @@ impl VirtioDevice for Rng {
     }
 
     fn resume(&mut self) -> Result<(), ActivateError> {
-        self.life.resume(NAME, &self.filter)
+        self.life.resume()
     }
 
     fn reset(&mut self) {
@@ -103,7 +102,8 @@ impl VirtioDevice for Rng {
 struct RngHandler {
     memory: Arc<GuestMemory>,
     queue: DeviceQueue,
-    timer: TimerFd,
+    /// There while the thread runs.
+    timer: Option<TimerFd>,
     /// Bytes that may be given now.
     left: usize,
     refilled: Instant,
@@ -120,8 +120,8 @@ impl RngHandler {
             }
             self.queue.signal();
             if self.left == 0 {
-                // If there were no timer, the driver's next notification would do.
-                let _ = self.timer.reset(REST, None);
+                // If it failed, the driver's next notification would do.
+                let _ = self.timer.as_mut().map(|timer| timer.reset(REST, None));
                 return;
             }
             if !self.queue.enable_notifications() {
@@ -155,7 +155,7 @@ impl RngHandler {
 impl Handler for RngHandler {
     fn start(&mut self, poll: &Poll) -> io::Result<()> {
         poll.add_queues([&self.queue])?;
-        poll.add(&self.timer, EventSet::IN, RESTED)?;
+        poll.add(self.timer.insert(TimerFd::new()?), EventSet::IN, RESTED)?;
         self.serve();
         Ok(())
     }
@@ -163,14 +163,16 @@ impl Handler for RngHandler {
     fn ready(&mut self, token: u64, _events: EventSet, _poll: &Poll) {
         // Readable means that there is a count; it is not of interest.
         if token == RESTED {
-            let _ = self.timer.wait();
+            let _ = self.timer.as_mut().map(TimerFd::wait);
         } else {
             let _ = self.queue.notified().read();
         }
         self.serve();
     }
 
-    fn stop(&mut self) {}
+    fn stop(&mut self) {
+        self.timer = None;
+    }
 
     fn queues(&self) -> Vec<Option<&DeviceQueue>> {
         vec![Some(&self.queue)]
@@ -184,7 +186,7 @@ mod tests {
 
     #[test]
     fn numbers_differ_and_fill_what_is_asked_for() {
-        let mut bench = Bench::new(Rng::new(None), 0);
+        let mut bench = Bench::new(Rng::new(None).unwrap(), 0);
         assert_eq!(bench.exchange(0, &[output(BUFFERS, 100), output(BUFFERS + 0x1000, 100)]), 200);
         let first = bench.rings[0].bytes(BUFFERS, 100);
         assert_eq!(bench.exchange(0, &[output(BUFFERS, 100)]), 100);
@@ -197,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_greedy_guest_waits_and_is_served_across_a_pause() {
-        let mut bench = Bench::new(Rng::new(None), 0);
+        let mut bench = Bench::new(Rng::new(None).unwrap(), 0);
         let start = Instant::now();
         let requests = 2 * BURST / MOST;
         for request in 0..requests {

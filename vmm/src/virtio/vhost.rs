@@ -18,14 +18,14 @@ use crate::memory::GuestMemory;
 
 /// An open vhost device of the kernel's.
 pub struct KernelVhost {
-    file: File,
+    file: Arc<File>,
     memory: Arc<GuestMemory>,
 }
 
 impl KernelVhost {
     /// The device, for this guest's memory.
     #[must_use]
-    pub fn new(file: File, memory: Arc<GuestMemory>) -> Self {
+    pub fn new(file: Arc<File>, memory: Arc<GuestMemory>) -> Self {
         Self { file, memory }
     }
 }

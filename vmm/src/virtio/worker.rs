@@ -1,12 +1,12 @@
 //! A device's own thread, and what a device is between `activate` and `reset`.
 //!
-//! The thread owns the device's [`Handler`], its queues with it, and gives it back when it is stopped: a paused device has
-//! no thread.
+//! The thread owns the device's [`Handler`], its queues with it, while the device runs, and gives it back when it stops:
+//! in a paused device nothing moves.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use seccompiler::BpfProgram;
@@ -86,76 +86,153 @@ impl Poll {
     }
 }
 
-/// A running thread.
-pub struct Worker<H> {
-    /// There until it is joined.
-    thread: Option<JoinHandle<Option<H>>>,
+/// What a device is between `activate` and `reset`, and its thread, which waits meanwhile.
+///
+/// The thread is made with the device, so that whoever activates it (a vCPU) needs no right to make one.
+pub struct Life<H: Handler> {
+    /// Stops the work, not the thread. Writing to it fails only when it was written to before.
     stop: EventFd,
+    /// There until the device goes.
+    thread: Option<(SyncSender<H>, JoinHandle<()>)>,
+    back: Receiver<Back<H>>,
+    is_running: bool,
+    /// What it takes to go on.
+    paused: Option<H>,
 }
 
-impl<H: Handler> Worker<H> {
-    /// Starts it; gives the handler back when that fails.
-    fn start(name: &str, handler: H, filter: &Filter) -> Result<Self, (Option<H>, ActivateError)> {
-        let fail = |handler, what, source| Err((handler, ActivateError::Host { what, source }));
-        let prepared = || {
-            let poll = Poll(Epoll::new()?);
-            let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-            poll.add(&stop, EventSet::IN, STOP)?;
-            Ok((poll, stop))
-        };
-        let (poll, stop) = match prepared() {
-            Ok(prepared) => prepared,
-            Err(source) => return fail(Some(handler), "making a device's events", source),
-        };
-        // The handler follows the thread, so that it isn't lost with a thread that can't be made.
+/// What the thread answers.
+enum Back<H> {
+    /// It is at work.
+    Started,
+    /// It is not; the handler is here again.
+    Failed(H, io::Error),
+    /// It has stopped; the handler is here again.
+    Stopped(H),
+}
+
+impl<H: Handler> Life<H> {
+    /// A device without a driver, with a thread of this name (15 bytes of it are seen) that is confined by `filter`.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn new(name: &str, filter: Filter) -> io::Result<Self> {
+        let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let stopped = stop.try_clone()?;
         let (give, take) = sync_channel::<H>(1);
-        let (tell, told) = sync_channel::<io::Result<()>>(1);
-        let filter = filter.clone();
-        let spawned = Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
-            let confined = filter.map_or(Ok(()), |filter| seccompiler::apply_filter(&filter).map_err(io::Error::other));
-            let mut handler = take.recv().ok()?;
-            let started = confined.and_then(|()| handler.start(&poll));
-            let is_started = started.is_ok();
-            if tell.send(started).is_ok() && is_started {
-                run(&mut handler, &poll);
+        let (answer, back) = sync_channel(1);
+        let thread = Builder::new().name(name.to_owned()).stack_size(STACK).spawn(move || {
+            let confined = filter.map_or(Ok(()), |filter| seccompiler::apply_filter(&filter));
+            for mut handler in take {
+                let prepared = match &confined {
+                    Ok(()) => prepare(&mut handler, &stopped),
+                    Err(error) => Err(io::Error::other(error.to_string())),
+                };
+                let end = match prepared {
+                    // When nobody hears it, nobody needs the device any more.
+                    Ok(poll) if answer.send(Back::Started).is_ok() => {
+                        run(&mut handler, &poll);
+                        handler.stop();
+                        let _ = stopped.read();
+                        Back::Stopped(handler)
+                    }
+                    Ok(_) => return,
+                    Err(error) => {
+                        handler.stop();
+                        Back::Failed(handler, error)
+                    }
+                };
+                if answer.send(end).is_err() {
+                    return;
+                }
             }
-            handler.stop();
-            Some(handler)
-        });
-        let thread = match spawned {
-            Ok(thread) => thread,
-            Err(source) => return fail(Some(handler), "starting a device's thread", source),
-        };
+        })?;
+        Ok(Self { stop, thread: Some((give, thread)), back, is_running: false, paused: None })
+    }
+
+    /// Begins to work.
+    ///
+    /// # Errors
+    /// When that fails; the device is then paused.
+    pub fn activate(&mut self, handler: H) -> Result<(), ActivateError> {
+        self.reset();
+        self.start(handler)
+    }
+
+    fn start(&mut self, handler: H) -> Result<(), ActivateError> {
+        let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let error = |source| Err(ActivateError::Host { what: "starting a device", source });
+        let Some((give, _)) = &self.thread else { return error(gone()) };
         if let Err(unsent) = give.send(handler) {
-            return fail(Some(unsent.0), "starting a device's thread", io::ErrorKind::BrokenPipe.into());
+            self.paused = Some(unsent.0);
+            return error(gone());
         }
-        let mut worker = Self { thread: Some(thread), stop };
-        match told.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())) {
-            Ok(()) => Ok(worker),
-            Err(source) => fail(worker.join(), "starting a device's work", source),
+        match self.back.recv() {
+            Ok(Back::Started) => {
+                self.is_running = true;
+                Ok(())
+            }
+            Ok(Back::Failed(handler, source)) => {
+                self.paused = Some(handler);
+                error(source)
+            }
+            Ok(Back::Stopped(_)) | Err(_) => error(gone()),
         }
     }
 
-    /// Stops it, and returns when it has.
-    fn stop(mut self) -> Option<H> {
-        self.join()
-    }
-
-    fn join(&mut self) -> Option<H> {
-        // Fails only when it was written to before.
+    /// Stops, and returns when nothing is in flight any more.
+    pub fn pause(&mut self) {
+        if !std::mem::take(&mut self.is_running) {
+            return;
+        }
         let _ = self.stop.write(1);
-        // A thread that panicked has taken its device with it; there is nothing to go on with.
-        self.thread.take()?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        if let Ok(Back::Stopped(handler)) = self.back.recv() {
+            self.paused = Some(handler);
+        }
+    }
+
+    /// Goes on after a pause.
+    ///
+    /// # Errors
+    /// When that fails; the device stays paused.
+    pub fn resume(&mut self) -> Result<(), ActivateError> {
+        self.paused.take().map_or(Ok(()), |handler| self.start(handler))
+    }
+
+    /// Ends it, and gives the handler back for what it may own that outlives the driver.
+    pub fn reset(&mut self) -> Option<H> {
+        self.pause();
+        self.paused.take()
+    }
+
+    /// What the paused device's state is in.
+    pub fn paused(&self) -> Option<&H> {
+        self.paused.as_ref()
+    }
+
+    /// Where its queues are while it is paused.
+    pub fn queue_states(&self) -> Vec<Option<QueueState>> {
+        self.paused().map_or_else(Vec::new, |handler| {
+            handler.queues().into_iter().map(|queue| queue.map(DeviceQueue::state)).collect()
+        })
     }
 }
 
-impl<H> Drop for Worker<H> {
+impl<H: Handler> Drop for Life<H> {
     fn drop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            let _ = self.stop.write(1);
+        self.reset();
+        if let Some((give, thread)) = self.thread.take() {
+            drop(give);
+            // A thread that panicked has said so itself.
             let _ = thread.join();
         }
     }
+}
+
+fn prepare<H: Handler>(handler: &mut H, stop: &EventFd) -> io::Result<Poll> {
+    let poll = Poll(Epoll::new()?);
+    poll.add(stop, EventSet::IN, STOP)?;
+    handler.start(&poll)?;
+    Ok(poll)
 }
 
 fn run<H: Handler>(handler: &mut H, poll: &Poll) {
@@ -173,87 +250,5 @@ fn run<H: Handler>(handler: &mut H, poll: &Poll) {
             }
             handler.ready(event.data(), event.event_set(), poll);
         }
-    }
-}
-
-/// Where a device is in its life.
-#[derive(Default)]
-pub enum Life<H: Handler> {
-    /// No driver.
-    #[default]
-    Inactive,
-    /// At work.
-    Running(Worker<H>),
-    /// Stopped, with what it takes to go on.
-    Paused(H),
-}
-
-impl<H: Handler> Life<H> {
-    fn start(&mut self, name: &str, handler: H, filter: &Filter) -> Result<(), ActivateError> {
-        match Worker::start(name, handler, filter) {
-            Ok(worker) => {
-                *self = Self::Running(worker);
-                Ok(())
-            }
-            Err((handler, error)) => {
-                *self = handler.map_or(Self::Inactive, Self::Paused);
-                Err(error)
-            }
-        }
-    }
-
-    /// Begins a life, in a thread of this name (15 bytes at most are seen).
-    ///
-    /// # Errors
-    /// When there can be no thread; the device is then paused.
-    pub fn activate(&mut self, name: &str, handler: H, filter: &Filter) -> Result<(), ActivateError> {
-        self.reset();
-        self.start(name, handler, filter)
-    }
-
-    /// Stops the thread.
-    pub fn pause(&mut self) {
-        match std::mem::take(self) {
-            Self::Running(worker) => *self = worker.stop().map_or(Self::Inactive, Self::Paused),
-            other => *self = other,
-        }
-    }
-
-    /// Goes on.
-    ///
-    /// # Errors
-    /// When there can be no thread; the device stays paused.
-    pub fn resume(&mut self, name: &str, filter: &Filter) -> Result<(), ActivateError> {
-        match std::mem::take(self) {
-            Self::Paused(handler) => self.start(name, handler, filter),
-            other => {
-                *self = other;
-                Ok(())
-            }
-        }
-    }
-
-    /// Ends it, and gives the handler back for what it may own that outlives the driver.
-    pub fn reset(&mut self) -> Option<H> {
-        self.pause();
-        match std::mem::take(self) {
-            Self::Paused(handler) => Some(handler),
-            Self::Inactive | Self::Running(_) => None,
-        }
-    }
-
-    /// What the paused device's state is in.
-    pub fn paused(&self) -> Option<&H> {
-        match self {
-            Self::Paused(handler) => Some(handler),
-            Self::Inactive | Self::Running(_) => None,
-        }
-    }
-
-    /// Where its queues are while it is paused.
-    pub fn queue_states(&self) -> Vec<Option<QueueState>> {
-        self.paused().map_or_else(Vec::new, |handler| {
-            handler.queues().into_iter().map(|queue| queue.map(DeviceQueue::state)).collect()
-        })
     }
 }

@@ -58,7 +58,6 @@ pub struct Block {
     queue_sizes: Vec<u16>,
     features: u64,
     config: ConfigSpace<60>,
-    filter: Filter,
     life: Life<BlockHandler>,
 }
 
@@ -89,8 +88,7 @@ impl Block {
             io_uring: options.io_uring,
             queue_sizes: vec![options.queue_size; usize::from(options.queues)],
             features,
-            filter,
-            life: Life::Inactive,
+            life: Life::new(NAME, filter)?,
         })
     }
 }
@@ -139,7 +137,7 @@ impl VirtioDevice for Block {
         let write_flags = if knows_flush { 0 } else { libc::RWF_DSYNC };
         let (memory, queues) = DeviceQueue::take(activation, 1)?;
         let handler = BlockHandler::new(self.disk.clone(), self.serial, memory, queues, write_flags, self.io_uring);
-        self.life.activate(NAME, handler, &self.filter)
+        self.life.activate(handler)
     }
 
     fn pause(&mut self) {
@@ -147,7 +145,7 @@ impl VirtioDevice for Block {
     }
 
     fn resume(&mut self) -> Result<(), ActivateError> {
-        self.life.resume(NAME, &self.filter)
+        self.life.resume()
     }
 
     fn reset(&mut self) {

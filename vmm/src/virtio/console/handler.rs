@@ -94,7 +94,11 @@ impl ConsoleHandler {
         let mut chain = Chain::default();
         for (id, port) in (0..).zip(&mut self.ports) {
             while let Some(what) = port.state.next(&port.end.kind, port.end.host.is_open()) {
-                if !queue.pop(&mut chain) && !(queue.enable_notifications() && queue.pop(&mut chain)) {
+                let mut has_room = queue.pop(&mut chain);
+                if !has_room && queue.enable_notifications() {
+                    has_room = queue.pop(&mut chain);
+                }
+                if !has_room {
                     return queue.signal();
                 }
                 let message = what.message(id, &port.end.kind);

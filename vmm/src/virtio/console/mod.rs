@@ -73,7 +73,6 @@ pub struct Console {
     restored: Option<State>,
     queue_sizes: Vec<u16>,
     config: ConfigSpace<12>,
-    filter: Filter,
     life: Life<ConsoleHandler>,
 }
 
@@ -87,15 +86,17 @@ struct State {
 
 impl Console {
     /// These ports. Their thread is confined by `filter`.
-    #[must_use]
-    pub fn new(ports: Vec<PortOptions>, filter: Filter) -> Self {
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn new(ports: Vec<PortOptions>, filter: Filter) -> io::Result<Self> {
         let mut config = ConfigSpace::default();
         config.put(4, &(ports.len() as u32).to_le_bytes());
         // The first port's come before those of messages, for drivers that know no others (5.3.2).
         let mut queue_sizes = vec![PORT_QUEUE; 2 * ports.len() + 2];
         queue_sizes.iter_mut().skip(2).take(2).for_each(|size| *size = CONTROL_QUEUE);
         let ends = ports.into_iter().map(|port| port.0).collect();
-        Self { ends, restored: None, queue_sizes, config, filter, life: Life::Inactive }
+        Ok(Self { ends, restored: None, queue_sizes, config, life: Life::new(NAME, filter)? })
     }
 }
 
@@ -135,7 +136,7 @@ impl VirtioDevice for Console {
         let control = if is_multiport { pair(2) } else { None };
         ports.iter().filter(|port| port.state.is_guest_open).for_each(Port::tell_watcher);
         let handler = ConsoleHandler::new(ports, control, restored.is_some_and(|state| state.is_ready));
-        self.life.activate(NAME, handler, &self.filter)
+        self.life.activate(handler)
     }
 
     fn pause(&mut self) {
@@ -143,7 +144,7 @@ impl VirtioDevice for Console {
     }
 
     fn resume(&mut self) -> Result<(), ActivateError> {
-        self.life.resume(NAME, &self.filter)
+        self.life.resume()
     }
 
     fn reset(&mut self) {
@@ -158,7 +159,8 @@ impl VirtioDevice for Console {
     }
 
     fn save(&self) -> Saved {
-        let Some((is_ready, ports)) = self.life.paused().map(ConsoleHandler::state) else { return Saved::Stateless };
+        let inactive = || (false, vec![PortState::default(); self.ends.len()]);
+        let (is_ready, ports) = self.life.paused().map_or_else(inactive, ConsoleHandler::state);
         Saved::State(Unit::encode(KIND, VERSION, &State { is_ready, ports }))
     }
 

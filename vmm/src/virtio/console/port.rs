@@ -72,8 +72,8 @@ impl Port {
 
     /// Moves what there is, both ways.
     pub fn serve(&mut self, poll: &Poll) {
-        self.from_guest(poll);
-        self.to_guest(poll);
+        self.send(poll);
+        self.receive(poll);
         // Somebody who is gone is only kept for what the guest has yet to read.
         if self.is_hung_up && !self.state.is_guest_open {
             self.hang_up(poll);
@@ -100,7 +100,7 @@ impl Port {
     }
 
     /// Moves the guest's bytes to the host.
-    pub fn from_guest(&mut self, poll: &Poll) {
+    pub fn send(&mut self, poll: &Poll) {
         let mut chain = Chain::default();
         let mut left = TURN;
         let mut is_gone = false;
@@ -149,7 +149,7 @@ impl Port {
     }
 
     /// Moves the host's bytes to the guest, if somebody there wants them.
-    pub fn to_guest(&mut self, poll: &Poll) {
+    pub fn receive(&mut self, poll: &Poll) {
         let mut chain = Chain::default();
         let mut left = TURN;
         let mut is_gone = false;

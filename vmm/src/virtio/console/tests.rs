@@ -88,7 +88,7 @@ const HOST_CLOSED: [u8; 8] = [0, 0, 0, 0, 6, 0, 0, 0];
 #[test]
 fn an_agent_talks_with_one_client_after_the_other() {
     let agent = Agent::new();
-    let mut bench = Bench::new(Console::new(vec![agent.port()], None), 0);
+    let mut bench = Bench::new(Console::new(vec![agent.port()], None).unwrap(), 0);
     assert_eq!(bench.config(4), 1_u32.to_le_bytes());
     bench.open();
     assert_eq!(agent.heard(), [true]);
@@ -128,7 +128,7 @@ fn an_agent_talks_with_one_client_after_the_other() {
 #[test]
 fn a_client_that_left_before_the_agent_came_is_forgotten() {
     let agent = Agent::new();
-    let mut bench = Bench::new(Console::new(vec![agent.port()], None), 0);
+    let mut bench = Bench::new(Console::new(vec![agent.port()], None).unwrap(), 0);
     drop(agent.connect());
     let mut client = agent.connect();
     client.write_all(b"hello").unwrap();
@@ -141,7 +141,7 @@ fn a_client_that_left_before_the_agent_came_is_forgotten() {
 #[test]
 fn what_a_client_does_not_read_stays_with_the_guest() {
     let agent = Agent::new();
-    let mut bench = Bench::new(Console::new(vec![agent.port()], None), 0);
+    let mut bench = Bench::new(Console::new(vec![agent.port()], None).unwrap(), 0);
     bench.open();
     let mut client = agent.connect();
     assert_eq!(bench.hear(), HOST_OPEN);
@@ -168,14 +168,14 @@ fn what_a_client_does_not_read_stays_with_the_guest() {
 #[test]
 fn a_restored_guest_knows_its_ports_and_hears_that_nobody_is_there() {
     let agent = Agent::new();
-    let mut bench = Bench::new(Console::new(vec![agent.port()], None), 0);
+    let mut bench = Bench::new(Console::new(vec![agent.port()], None).unwrap(), 0);
     bench.open();
     let _client = agent.connect();
     assert_eq!(bench.hear(), HOST_OPEN);
     bench.device.pause();
     let (Saved::State(unit), states) = (bench.device.save(), bench.device.queue_states()) else { panic!("no state") };
     let other = Agent::new();
-    let mut console = Console::new(vec![other.port()], None);
+    let mut console = Console::new(vec![other.port()], None).unwrap();
     console.restore(&unit).unwrap();
     bench.device = console;
     bench.activate(&states);
@@ -186,7 +186,7 @@ fn a_restored_guest_knows_its_ports_and_hears_that_nobody_is_there() {
     assert_eq!(bench.hear(), HOST_OPEN);
     bench.room(10);
     assert_eq!(bench.read(), b"again");
-    let mut two = Console::new(vec![Agent::new().port(), Agent::new().port()], None);
+    let mut two = Console::new(vec![Agent::new().port(), Agent::new().port()], None).unwrap();
     assert!(matches!(two.restore(&unit), Err(InvalidState::Damaged { .. })));
 }
 
@@ -199,7 +199,7 @@ fn a_terminal_serves_drivers_that_know_one_port_only() {
         let output_end = File::from(std::os::fd::OwnedFd::from(output_end));
         let terminal = PortOptions::console(Some(input_end), output_end);
         let agent = Agent::new();
-        let mut bench = Bench::new(Console::new(vec![terminal, agent.port()], None), without);
+        let mut bench = Bench::new(Console::new(vec![terminal, agent.port()], None).unwrap(), without);
         if without == 0 {
             bench.say(u32::MAX, 0, 1);
             assert_eq!(bench.hear()[4], 1);

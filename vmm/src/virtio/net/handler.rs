@@ -33,6 +33,8 @@ pub struct NetHandler {
     pub taps: Vec<Tap>,
     /// By pair; there are as many as taps.
     pub paths: Vec<Path>,
+    /// What the taps may leave to the guest (`TUN_F_*`).
+    pub offload: u32,
     /// Where the driver chooses how many pairs it uses.
     pub control: Option<DeviceQueue>,
     /// How many it does use.
@@ -112,6 +114,7 @@ impl NetHandler {
 
 impl Handler for NetHandler {
     fn start(&mut self, poll: &Poll) -> io::Result<()> {
+        self.taps.iter().try_for_each(|tap| tap.set_offload(self.offload))?;
         self.set_active(self.active);
         for (pair, (path, tap)) in (0..).zip(self.paths.iter_mut().zip(&self.taps)) {
             match path {

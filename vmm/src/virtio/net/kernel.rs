@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use vhost::VhostBackend;
 use vhost::vhost_kern::vhost_binding::{VHOST_NET_SET_BACKEND, vhost_vring_file};
@@ -29,7 +30,7 @@ pub struct KernelPair {
 
 impl KernelPair {
     /// `vhost` is an open `/dev/vhost-net` that this process owns.
-    pub fn new(vhost: File, receive: DeviceQueue, transmit: DeviceQueue, features: u64) -> Self {
+    pub fn new(vhost: Arc<File>, receive: DeviceQueue, transmit: DeviceQueue, features: u64) -> Self {
         let vhost = KernelVhost::new(vhost, receive.memory().clone());
         Self { receive, transmit, vhost, features: features & VHOST_FEATURES, is_given: false }
     }

@@ -13,6 +13,7 @@ mod tests;
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vhost::VhostBackend;
@@ -60,14 +61,13 @@ pub struct Net {
     /// With the thread while it is active.
     taps: Vec<Tap>,
     /// As many as taps, or none.
-    vhosts: Vec<File>,
+    vhosts: Vec<Arc<File>>,
     mtu: Option<u16>,
     queue_sizes: Vec<u16>,
     features: u64,
     config: ConfigSpace<12>,
     /// Pairs that the restored driver uses.
     active: u16,
-    filter: Filter,
     life: Life<NetHandler>,
 }
 
@@ -113,8 +113,9 @@ impl Net {
         if options.mtu.is_some() {
             features |= 1 << VIRTIO_NET_F_MTU;
         }
+        let vhosts: Vec<_> = vhosts.into_iter().map(Arc::new).collect();
         for file in &vhosts {
-            let vhost = KernelVhost::new(file.try_clone()?, GuestMemory::new().into());
+            let vhost = KernelVhost::new(file.clone(), GuestMemory::new().into());
             vhost.set_owner().map_err(failed)?;
             features &= !VHOST_FEATURES | vhost.get_features().map_err(failed)?;
         }
@@ -131,26 +132,23 @@ impl Net {
             features,
             config,
             active: 1,
-            filter,
-            life: Life::Inactive,
+            life: Life::new(NAME, filter)?,
         })
     }
 
     /// The driver's queues, with who works on them.
-    fn paths(&self, mut queues: Vec<Option<DeviceQueue>>, features: u64) -> io::Result<Vec<Path>> {
+    fn paths(&self, mut queues: Vec<Option<DeviceQueue>>, features: u64) -> Vec<Path> {
         let shape = Shape {
             is_mergeable: features & 1 << VIRTIO_NET_F_MRG_RXBUF != 0,
             largest: HEADER as u64 + largest_packet(features, self.mtu),
         };
         let mut take = |index: usize| queues.get_mut(index).and_then(Option::take);
-        let path = |pair: usize| {
-            Ok(match (take(2 * pair), take(2 * pair + 1)) {
-                (Some(receive), Some(transmit)) => match self.vhosts.get(pair) {
-                    Some(vhost) => Path::Kernel(KernelPair::new(vhost.try_clone()?, receive, transmit, features)),
-                    None => Path::Here(Pair::new(receive, transmit, shape)),
-                },
-                _ => Path::Unused,
-            })
+        let path = |pair: usize| match (take(2 * pair), take(2 * pair + 1)) {
+            (Some(receive), Some(transmit)) => match self.vhosts.get(pair) {
+                Some(vhost) => Path::Kernel(KernelPair::new(vhost.clone(), receive, transmit, features)),
+                None => Path::Here(Pair::new(receive, transmit, shape)),
+            },
+            _ => Path::Unused,
         };
         (0..self.taps.len()).map(path).collect()
     }
@@ -174,21 +172,18 @@ impl VirtioDevice for Net {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let host = |what| move |source| ActivateError::Host { what, source };
         let features = activation.features;
         let (_, mut queues) = DeviceQueue::take(activation, 2)?;
         // Without MQ there is one pair, and the control queue comes right after it (5.1.2).
         let has_control = features & 1 << VIRTIO_NET_F_CTRL_VQ != 0;
         let control = if features & 1 << VIRTIO_NET_F_MQ != 0 { 2 * self.taps.len() } else { 2 };
         let control = queues.get_mut(control).filter(|_| has_control).and_then(Option::take);
-        for tap in &self.taps {
-            tap.set_offload(tap_flags(features)).map_err(host("setting a tap's offloads"))?;
-        }
-        let paths = self.paths(queues, features).map_err(host("sharing a vhost-net descriptor"))?;
+        let paths = self.paths(queues, features);
         let taps = std::mem::take(&mut self.taps);
         let active = std::mem::replace(&mut self.active, 1);
-        let handler = NetHandler { taps, paths, control, active, relay: Relay::default() };
-        self.life.activate(NAME, handler, &self.filter)
+        let handler =
+            NetHandler { taps, paths, offload: tap_flags(features), control, active, relay: Relay::default() };
+        self.life.activate(handler)
     }
 
     fn pause(&mut self) {
@@ -196,7 +191,7 @@ impl VirtioDevice for Net {
     }
 
     fn resume(&mut self) -> Result<(), ActivateError> {
-        self.life.resume(NAME, &self.filter)
+        self.life.resume()
     }
 
     fn reset(&mut self) {
