@@ -26,7 +26,7 @@ struct Input {
 
 /// Opens where output goes, and says whether there is input.
 pub(super) fn output(config: &SerialConfig) -> Result<(Option<OwnedFd>, bool), DescriptorError> {
-    let standard = || DescriptorError::NotOpen(libc::STDOUT_FILENO);
+    let standard = || DescriptorError::NotFree(libc::STDOUT_FILENO);
     match config.mode {
         ConsoleMode::Tty => {
             let output = io::stdout().as_fd().try_clone_to_owned().map_err(|_| standard())?;

@@ -1,22 +1,20 @@
 //! Open descriptors that a configuration names by number.
 #![allow(unsafe_code, reason = "a number becomes an owned descriptor here, and nowhere else")]
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// A descriptor can't be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DescriptorError {
-    /// Not open, or standard input, output or error.
-    #[error("descriptor {0} is not open, or not to be given away")]
-    NotOpen(RawFd),
-    /// Named by two.
-    #[error("descriptor {0} was taken already")]
-    Taken(RawFd),
+    /// Not open, standard input or output, taken by another device, or the VMM's own.
+    #[error("descriptor {0} was not given, or is in use already")]
+    NotFree(RawFd),
     /// A file by its path.
     #[error("{path:?} can't be opened")]
     Open {
@@ -30,41 +28,68 @@ pub enum DescriptorError {
     Neither,
 }
 
-/// Numbers that are owned by somebody in this process. One that was closed may be given out anew by the kernel to
-/// something of the VMM's own, so that a number is taken at most once.
-static TAKEN: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+/// Numbers that nobody in this process owns yet: inherited, or received from a client.
+static FREE: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 
-/// Takes an inherited descriptor over.
+fn free() -> MutexGuard<'static, BTreeSet<RawFd>> {
+    FREE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks which descriptors this process was started with. The first thing of all: what is open then is nobody's.
 ///
 /// # Errors
-/// When it is not open, or was taken before.
+/// When the kernel does not tell.
+pub fn inherit() -> io::Result<()> {
+    static BEGINNING: Once = Once::new();
+    let mut result = Ok(());
+    BEGINNING.call_once(|| {
+        let open = std::fs::read_dir("/proc/self/fd").map(|entries| {
+            let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            numbers.filter(|number| *number > libc::STDERR_FILENO).collect::<Vec<RawFd>>()
+        });
+        // One was that of the directory, which is closed again.
+        result = open.map(|numbers| free().extend(numbers.into_iter().filter(|number| is_open(*number))));
+    });
+    result
+}
+
+/// A descriptor that came from a client, by a number that a configuration can name.
+#[must_use]
+pub fn receive(descriptor: OwnedFd) -> RawFd {
+    let number = descriptor.into_raw_fd();
+    free().insert(number);
+    number
+}
+
+/// Takes a descriptor over.
+///
+/// # Errors
+/// When it is not open, somebody has it already, or it is the VMM's own.
 pub fn take(number: RawFd) -> Result<OwnedFd, DescriptorError> {
-    check(number)?;
-    let mut taken = TAKEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if taken.contains(&number) {
-        return Err(DescriptorError::Taken(number));
+    if !free().remove(&number) {
+        return Err(DescriptorError::NotFree(number));
     }
-    taken.push(number);
-    // SAFETY: it is open, and nobody owns it: what this process opened itself has other numbers, as inherited ones were
-    // open before it began, and each is given away once.
+    // SAFETY: it was open when it came into the set, nobody owned it since, and now nobody else can get it from there.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A copy of an inherited descriptor, which stays open.
+/// A copy of a descriptor, which itself stays free to be taken or copied.
 ///
 /// # Errors
-/// When it is not open.
+/// As [`take`].
 pub fn copy(number: RawFd) -> Result<OwnedFd, DescriptorError> {
-    check(number)?;
-    // SAFETY: it is open, and is used for this call only.
+    let free = free();
+    if !free.contains(&number) {
+        return Err(DescriptorError::NotFree(number));
+    }
+    // SAFETY: it is in the set, so it is open and stays so while the set is locked.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    borrowed.try_clone_to_owned().map_err(|_| DescriptorError::NotOpen(number))
+    borrowed.try_clone_to_owned().map_err(|_| DescriptorError::NotFree(number))
 }
 
-fn check(number: RawFd) -> Result<(), DescriptorError> {
+fn is_open(number: RawFd) -> bool {
     // SAFETY: asks for flags by number; a closed one is an error.
-    let is_open = number > libc::STDERR_FILENO && unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
-    if is_open { Ok(()) } else { Err(DescriptorError::NotOpen(number)) }
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
 /// A file by descriptor (of which a copy is used), or else by path.
@@ -83,22 +108,25 @@ pub fn file(number: Option<RawFd>, path: Option<&Path>, is_writable: bool) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::IntoRawFd;
 
     #[test]
     fn each_is_taken_once() {
-        let number = File::open("/dev/null").unwrap().into_raw_fd();
+        let number = receive(File::open("/dev/null").unwrap().into());
+        drop(copy(number).unwrap());
         drop(copy(number).unwrap());
         let owned = take(number).unwrap();
-        assert!(matches!(take(number), Err(DescriptorError::Taken(_))));
+        assert!(matches!(take(number), Err(DescriptorError::NotFree(_))));
+        assert!(matches!(copy(number), Err(DescriptorError::NotFree(_))));
         drop(owned);
     }
 
     #[test]
-    fn what_is_not_open_is_refused() {
-        for number in [-1, 0, 1, 2, 9999, RawFd::MAX, RawFd::MIN] {
-            assert!(matches!(take(number), Err(DescriptorError::NotOpen(_))));
-            assert!(matches!(copy(number), Err(DescriptorError::NotOpen(_))));
+    fn what_was_not_given_is_refused() {
+        use std::os::fd::AsRawFd;
+        let own = File::open("/dev/null").unwrap();
+        for number in [-1, 0, 1, 2, own.as_raw_fd(), RawFd::MAX, RawFd::MIN] {
+            assert!(matches!(take(number), Err(DescriptorError::NotFree(_))));
+            assert!(matches!(file(Some(number), None, false), Err(DescriptorError::NotFree(_))));
         }
         assert!(matches!(file(None, None, false), Err(DescriptorError::Neither)));
         assert!(matches!(file(None, Some(Path::new("/nowhere")), false), Err(DescriptorError::Open { .. })));

@@ -3,19 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use vse_vmm_api::{DiskConfig, NewDevice, VmConfig};
+use vse_vmm_api::{ConsoleMode, NewDevice, VmConfig};
 
-use super::descriptors;
 use super::error::MachineError;
+use super::passthrough::Passthrough;
+use super::virtio_devices::{self, AnyError};
+use super::{Event, Events};
 use crate::interrupts::Interrupts;
 use crate::memory::GuestMemory;
 use crate::pci::{PciFunction, PciRoot, PlugError};
 use crate::snapshot::Unit;
 use crate::virtio::VirtioDevice;
-use crate::virtio::block::{Block, BlockOptions};
-use crate::virtio::rng::Rng;
 use crate::virtio::transport::{Doorbells, VirtioPci, Wiring};
-use crate::virtio::worker::Filter;
 
 /// What devices are made with.
 pub(super) struct Workshop {
@@ -23,12 +22,20 @@ pub(super) struct Workshop {
     pub interrupts: Arc<Interrupts>,
     pub doorbells: Arc<dyn Doorbells>,
     pub pci: Arc<PciRoot>,
+    pub passthrough: Passthrough,
+    pub events: Arc<Events>,
 }
 
 /// A device to be made.
 pub(super) enum Wanted<'a> {
-    Disk(&'a DiskConfig),
+    Disk(&'a vse_vmm_api::DiskConfig),
+    Net(&'a vse_vmm_api::NetConfig),
     Rng(&'a vse_vmm_api::RngConfig),
+    /// virtio console, with a terminal, the guest agent's port, or both.
+    Console(&'a VmConfig),
+    Vfio(&'a vse_vmm_api::DeviceConfig),
+    /// What there is no device for yet, by its ID.
+    Unknown(Option<&'a String>),
 }
 
 /// A device on the bus.
@@ -51,86 +58,68 @@ pub(super) enum Arrival<'a> {
     Restored(u8, &'a Unit),
 }
 
-type AnyError = Box<dyn std::error::Error + Send + Sync>;
-
 /// All devices of a configuration, in the order in which they get their slots.
 pub(super) fn wanted(config: &VmConfig) -> Vec<Wanted<'_>> {
     let mut all: Vec<Wanted<'_>> = config.disks.iter().map(Wanted::Disk).collect();
+    all.extend(config.net.iter().map(Wanted::Net));
     if config.rng.src != Path::new("") {
         all.push(Wanted::Rng(&config.rng));
     }
+    if config.agent.is_some() || config.console.mode != ConsoleMode::Off {
+        all.push(Wanted::Console(config));
+    }
+    all.extend(config.fs.iter().map(|fs| Wanted::Unknown(fs.id.as_ref())));
+    all.extend(config.pmem.iter().map(|pmem| Wanted::Unknown(pmem.id.as_ref())));
+    all.extend(config.vsock.iter().map(|vsock| Wanted::Unknown(vsock.id.as_ref())));
+    all.extend(config.devices.iter().map(Wanted::Vfio));
     all
 }
 
 /// A device to be added, as one to be made.
-pub(super) fn new(device: &NewDevice) -> Result<Wanted<'_>, MachineError> {
+pub(super) fn new(device: &NewDevice) -> Wanted<'_> {
     match device {
-        NewDevice::Disk(config) => Ok(Wanted::Disk(config)),
-        NewDevice::Net(config) => Err(not_yet(config.id.as_ref())),
-        NewDevice::Fs(config) => Err(not_yet(config.id.as_ref())),
-        NewDevice::Pmem(config) => Err(not_yet(config.id.as_ref())),
-        NewDevice::Vsock(config) => Err(not_yet(config.id.as_ref())),
-        NewDevice::Vfio(config) => Err(not_yet(config.id.as_ref())),
+        NewDevice::Disk(config) => Wanted::Disk(config),
+        NewDevice::Net(config) => Wanted::Net(config),
+        NewDevice::Fs(config) => Wanted::Unknown(config.id.as_ref()),
+        NewDevice::Pmem(config) => Wanted::Unknown(config.id.as_ref()),
+        NewDevice::Vsock(config) => Wanted::Unknown(config.id.as_ref()),
+        NewDevice::Vfio(config) => Wanted::Vfio(config),
     }
-}
-
-fn not_yet(id: Option<&String>) -> MachineError {
-    MachineError::NotHotPluggable { id: id.cloned().unwrap_or_default(), what: "added" }
 }
 
 impl Wanted<'_> {
     /// Its name, which validation has filled in.
     pub fn id(&self) -> String {
         let id = match self {
-            Self::Disk(config) => &config.id,
-            Self::Rng(config) => &config.id,
+            Self::Disk(config) => config.id.as_ref(),
+            Self::Net(config) => config.id.as_ref(),
+            Self::Rng(config) => config.id.as_ref(),
+            Self::Console(config) => config.console.id.as_ref(),
+            Self::Vfio(config) => config.id.as_ref(),
+            Self::Unknown(id) => *id,
         };
-        id.clone().unwrap_or_default()
+        id.cloned().unwrap_or_else(|| "console".to_owned())
     }
 
     fn slot(&self) -> Option<u8> {
         match self {
             Self::Disk(config) => config.pci_device_id,
+            Self::Net(config) => config.pci_device_id,
             Self::Rng(config) => config.pci_device_id,
+            Self::Console(config) => config.console.pci_device_id,
+            Self::Vfio(config) => config.pci_device_id,
+            Self::Unknown(_) => None,
         }
     }
 
     fn is_removable(&self) -> bool {
-        match self {
-            Self::Disk(_) => true,
-            Self::Rng(_) => false,
-        }
+        matches!(self, Self::Disk(_) | Self::Net(_) | Self::Vfio(_))
     }
-
-    fn make(&self) -> Result<Box<dyn VirtioDevice>, AnyError> {
-        match self {
-            Self::Disk(config) => disk(config),
-            Self::Rng(_) => Ok(Box::new(Rng::new(filter()))),
-        }
-    }
-}
-
-fn filter() -> Filter {
-    None
-}
-
-fn disk(config: &DiskConfig) -> Result<Box<dyn VirtioDevice>, AnyError> {
-    let file = descriptors::file(config.fd, config.path.as_deref(), !config.readonly)?;
-    let options = BlockOptions {
-        read_only: config.readonly,
-        direct: config.direct,
-        discard: config.may_discard(),
-        io_uring: !config.disable_io_uring,
-        serial: config.serial.clone().unwrap_or_default(),
-        queues: config.num_queues,
-        queue_size: config.queue_size,
-    };
-    Ok(Box::new(Block::new(file, &options, filter())?))
 }
 
 impl Workshop {
     /// Makes a device and puts it on the bus.
-    pub fn attach(&self, wanted: &Wanted<'_>, arrival: Arrival<'_>) -> Result<Attached, MachineError> {
+    pub fn attach(&mut self, wanted: &Wanted<'_>, arrival: Arrival<'_>) -> Result<Attached, MachineError> {
         let id = wanted.id();
         let failed = |source: AnyError| MachineError::Device { id: id.clone(), source };
         let misplaced = |source: PlugError| MachineError::Plug { id: id.clone(), source };
@@ -138,25 +127,44 @@ impl Workshop {
             Arrival::Restored(slot, _) => slot,
             Arrival::Cold | Arrival::Hot => self.pci.free_slot(wanted.slot()).map_err(misplaced)?,
         };
+        let function = self.function(wanted, arrival, slot).map_err(failed)?;
+        match arrival {
+            Arrival::Cold => self.pci.add(slot, function),
+            Arrival::Hot => self.pci.plug(slot, function),
+            Arrival::Restored(..) => self.pci.add_restored(slot, function),
+        }
+        .map_err(misplaced)?;
+        Ok(Attached { id, slot, is_removable: wanted.is_removable() })
+    }
+
+    fn function(
+        &mut self,
+        wanted: &Wanted<'_>,
+        arrival: Arrival<'_>,
+        slot: u8,
+    ) -> Result<Arc<dyn PciFunction>, AnyError> {
+        let device: Box<dyn VirtioDevice> = match wanted {
+            Wanted::Disk(config) => virtio_devices::disk(config)?,
+            Wanted::Net(config) => virtio_devices::net(config)?,
+            Wanted::Rng(_) => virtio_devices::rng()?,
+            Wanted::Console(config) => {
+                let events = Arc::clone(&self.events);
+                virtio_devices::console(config, Arc::new(move |connected| events.send(Event::Agent { connected })))?
+            }
+            Wanted::Vfio(config) => {
+                return self.passthrough.function(config, slot, &self.interrupts, &self.memory);
+            }
+            Wanted::Unknown(_) => return Err("this VMM has no such device".into()),
+        };
         let wiring = Wiring {
             memory: self.memory.clone(),
             interrupts: Arc::clone(&self.interrupts),
             doorbells: Arc::clone(&self.doorbells),
             slot,
         };
-        let device = wanted.make().map_err(failed)?;
-        match arrival {
-            Arrival::Cold | Arrival::Hot => {
-                let function = VirtioPci::new(device, wiring).map_err(|error| failed(error.into()))?;
-                let function: Arc<dyn PciFunction> = Arc::new(function);
-                let plug = if matches!(arrival, Arrival::Hot) { PciRoot::plug } else { PciRoot::add };
-                plug(&self.pci, slot, function).map_err(misplaced)?;
-            }
-            Arrival::Restored(_, unit) => {
-                let function = VirtioPci::restore(device, wiring, unit).map_err(|error| failed(error.into()))?;
-                self.pci.add_restored(slot, Arc::new(function)).map_err(misplaced)?;
-            }
-        }
-        Ok(Attached { id, slot, is_removable: wanted.is_removable() })
+        Ok(match arrival {
+            Arrival::Cold | Arrival::Hot => Arc::new(VirtioPci::new(device, wiring)?),
+            Arrival::Restored(_, unit) => Arc::new(VirtioPci::restore(device, wiring, unit)?),
+        })
     }
 }

@@ -13,10 +13,12 @@ mod devices;
 mod error;
 mod events;
 mod parts;
+mod passthrough;
 mod plan;
 mod state;
 #[cfg(test)]
 mod tests;
+mod virtio_devices;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -150,7 +152,7 @@ impl Machine {
     /// # Errors
     /// When it can't be made, or has no place.
     pub fn add(&mut self, device: &NewDevice) -> Result<String, MachineError> {
-        let attached = self.workshop.attach(&devices::new(device)?, Arrival::Hot)?;
+        let attached = self.workshop.attach(&devices::new(device), Arrival::Hot)?;
         let address = format!("0000:00:{:02x}.0", attached.slot);
         self.attached.push(attached);
         self.platform.notify(event::PCI_HOT_PLUG);

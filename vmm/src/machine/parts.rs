@@ -13,6 +13,7 @@ use vse_vmm_api::{PayloadConfig, VmConfig};
 use super::console::{self, Console};
 use super::devices::Workshop;
 use super::error::{MachineError, descriptor, host};
+use super::passthrough::Passthrough;
 use super::plan::{HostFacts, Plan};
 use super::{Event, Events, Host, Machine, descriptors};
 use crate::acpi::{self, Description};
@@ -92,10 +93,11 @@ impl Parts {
         let pci = PciRoot::new(Arc::clone(&buses.memory), plan.windows.clone());
         let platform = Platform::new(config, vm, &buses, &pci, description(config, &plan))?;
         let affinity = |vcpu| plan.affinity.get(&vcpu).map(|cpus| cpu_set(cpus));
-        let listener: Arc<dyn Listener> = Arc::new(Told { events });
+        let listener: Arc<dyn Listener> = Arc::new(Told { events: Arc::clone(&events) });
         let vcpus = Vcpus::new(vcpus, affinity, &buses, &listener)?;
         let doorbells = Arc::clone(vm) as _;
-        let workshop = Workshop { memory: memory.clone(), interrupts, doorbells, pci };
+        let passthrough = Passthrough::new(Arc::clone(vm), hypervisor.slots.clone(), config.vfio_container_fd);
+        let workshop = Workshop { memory: memory.clone(), interrupts, doorbells, pci, passthrough, events };
         let (attached, payload, entry) = (Vec::new(), None, None);
         Ok(Machine { vcpus, platform, workshop, attached, payload, entry, _ram: ram, hypervisor, cpuid, memory })
     }

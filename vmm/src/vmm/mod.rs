@@ -16,7 +16,7 @@ pub mod guest;
 pub mod refusal;
 pub mod run;
 
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use vse_vmm_api::{
     MacAddr, MemoryRestoreMode, NewDevice, PciDeviceInfo, RestoreConfig, VmConfig, VmInfo, VmResize, VmState,
@@ -25,6 +25,7 @@ use vse_vmm_api::{
 
 use crate::api::{Command, Response};
 use crate::bus;
+use crate::machine::descriptors;
 use crate::monitor::{By, Happened, Monitor};
 use crate::snapshot::Directory;
 
@@ -278,14 +279,11 @@ impl Vmm {
         let mut config = vm.config.with(device.clone())?.validate()?;
         fill_addresses(&mut config);
         let device = config.newest_like(&device).unwrap_or(device);
-        // From here on they are the device's.
-        for fd in fds {
-            let _ = fd.into_raw_fd();
-        }
-        let mut address = None;
-        if let Some(guest) = &mut vm.guest {
-            address = Some(guest.add(&device).map_err(machine("adding the device"))?);
-        }
+        // From here on they are the device's, or nobody's.
+        let numbers: Vec<_> = fds.into_iter().map(descriptors::receive).collect();
+        let added = vm.guest.as_mut().map(|guest| guest.add(&device).map_err(machine("adding the device")));
+        numbers.into_iter().for_each(|number| drop(descriptors::take(number)));
+        let address = added.transpose()?;
         vm.config = config;
         match (address, device.id()) {
             (Some(bdf), Some(id)) if matches!(vm.state, VmState::Running | VmState::Paused) => {

@@ -1,0 +1,101 @@
+//! virtio devices out of their configuration.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use vse_vmm_api::{ConsoleConfig, ConsoleMode, DiskConfig, NetConfig, VmConfig};
+
+use super::descriptors::{self, DescriptorError};
+use crate::virtio::VirtioDevice;
+use crate::virtio::block::{Block, BlockOptions};
+use crate::virtio::console::{AGENT, Console, PortOptions};
+use crate::virtio::net::{Net, NetOptions, Tap};
+use crate::virtio::rng::Rng;
+use crate::virtio::worker::Filter;
+
+pub(super) type AnyError = Box<dyn std::error::Error + Send + Sync>;
+type Made = Result<Box<dyn VirtioDevice>, AnyError>;
+
+fn filter() -> Filter {
+    None
+}
+
+pub(super) fn disk(config: &DiskConfig) -> Made {
+    let file = descriptors::file(config.fd, config.path.as_deref(), !config.readonly)?;
+    let options = BlockOptions {
+        read_only: config.readonly,
+        direct: config.direct,
+        discard: config.may_discard(),
+        io_uring: !config.disable_io_uring,
+        serial: config.serial.clone().unwrap_or_default(),
+        queues: config.num_queues,
+        queue_size: config.queue_size,
+    };
+    Ok(Box::new(Block::new(file, &options, filter())?))
+}
+
+pub(super) fn net(config: &NetConfig) -> Made {
+    let taps = match &config.tap {
+        Some(name) if config.fds.is_empty() => Tap::open(name, (config.num_queues / 2).max(1))?,
+        _ => files(&config.fds)?.into_iter().map(Tap::new).collect::<io::Result<_>>()?,
+    };
+    let options = NetOptions {
+        mac: match config.mac {
+            Some(mac) => mac.0,
+            None => random_mac()?,
+        },
+        mtu: config.mtu,
+        queue_size: config.queue_size,
+        offload_tcp: config.offload_tso,
+        offload_udp: config.offload_ufo,
+        offload_checksums: config.offload_csum,
+    };
+    Ok(Box::new(Net::new(taps, files(&config.vhost_fds)?, &options, filter())?))
+}
+
+fn files(numbers: &[i32]) -> Result<Vec<File>, DescriptorError> {
+    numbers.iter().map(|number| descriptors::take(*number).map(File::from)).collect()
+}
+
+/// An address that is nobody's: locally administered, of one interface.
+fn random_mac() -> io::Result<[u8; 6]> {
+    let mut mac = [0; 6];
+    rustix::rand::getrandom(&mut mac, rustix::rand::GetRandomFlags::empty())?;
+    mac[0] = mac[0] & 0xFC | 0x02;
+    Ok(mac)
+}
+
+pub(super) fn rng() -> Made {
+    Ok(Box::new(Rng::new(filter())?))
+}
+
+/// The first port is the terminal, if there is one. `watcher` hears whether the agent is there.
+pub(super) fn console(config: &VmConfig, watcher: Arc<dyn Fn(bool) + Send + Sync>) -> Made {
+    let mut ports = Vec::new();
+    ports.extend(terminal(&config.console)?);
+    if let Some(agent) = &config.agent {
+        let listener = UnixListener::bind(&agent.socket)
+            .map_err(|source| DescriptorError::Open { path: agent.socket.display().to_string(), source })?;
+        ports.push(PortOptions::named(AGENT, listener, Some(watcher))?);
+    }
+    Ok(Box::new(Console::new(ports, filter())?))
+}
+
+fn terminal(config: &ConsoleConfig) -> Result<Option<PortOptions>, AnyError> {
+    use std::os::fd::AsFd;
+    Ok(match config.mode {
+        ConsoleMode::Tty => {
+            let input = io::stdin().as_fd().try_clone_to_owned()?;
+            let output = io::stdout().as_fd().try_clone_to_owned()?;
+            Some(PortOptions::console(Some(input.into()), output.into()))
+        }
+        ConsoleMode::File => {
+            let path = config.file.as_deref().ok_or(DescriptorError::Neither)?;
+            Some(PortOptions::console(None, File::options().create(true).append(true).open(path)?))
+        }
+        ConsoleMode::Null => Some(PortOptions::console(None, File::options().write(true).open("/dev/null")?)),
+        _ => None,
+    })
+}
