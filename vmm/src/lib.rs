@@ -38,6 +38,7 @@ pub mod memory;
 pub mod monitor;
 pub mod options;
 pub mod pci;
+pub mod seccomp;
 pub mod snapshot;
 pub mod vfio;
 pub mod virtio;
