@@ -40,6 +40,7 @@ pub mod options;
 pub mod pci;
 pub mod seccomp;
 pub mod snapshot;
+pub mod start;
 pub mod vfio;
 pub mod virtio;
 pub mod vmm;

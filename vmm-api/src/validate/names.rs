@@ -80,22 +80,11 @@ pub(super) fn check(config: &VmConfig, findings: &mut Findings) {
     check_descriptors(config, findings);
 }
 
-impl VmConfig {
-    /// Whether it names descriptors, which whoever creates the guest takes over: it can be created only once.
-    #[must_use]
-    pub fn has_descriptors(&self) -> bool {
-        descriptors(self).iter().any(|(path, _)| path != KVM_FD)
-    }
-}
-
-/// The one descriptor that stays the VMM's.
-const KVM_FD: &str = "kvm_fd";
-
 /// Every descriptor and where it is named; one that the functions of a group share is there once.
 fn descriptors(config: &VmConfig) -> Vec<(String, Fd)> {
     let mut all: Vec<(String, Fd)> = Vec::new();
     let mut one = |path: String, fd: Option<Fd>| all.extend(fd.map(|fd| (path, fd)));
-    one(KVM_FD.into(), config.kvm_fd);
+    one("kvm_fd".into(), config.kvm_fd);
     one("vfio_container_fd".into(), config.vfio_container_fd);
     one("payload.kernel_fd".into(), config.payload.kernel_fd);
     one("payload.initramfs_fd".into(), config.payload.initramfs_fd);

@@ -13,13 +13,14 @@
 //! What the guest does (reset, power off, panic) comes before what callers ask for; see [`run`].
 
 pub mod guest;
+mod machines;
 pub mod refusal;
 pub mod run;
 
 use std::os::fd::OwnedFd;
 
 use vse_vmm_api::{
-    MacAddr, MemoryRestoreMode, NewDevice, PciDeviceInfo, RestoreConfig, VmConfig, VmInfo, VmResize, VmState,
+    Fd, MacAddr, MemoryRestoreMode, NewDevice, PciDeviceInfo, RestoreConfig, VmConfig, VmInfo, VmResize, VmState,
     VmmPingResponse,
 };
 
@@ -30,6 +31,7 @@ use crate::monitor::{By, Happened, Monitor};
 use crate::snapshot::Directory;
 
 pub use guest::{Builder, Guest, Outcome};
+pub use machines::{Machines, MachineSignals};
 pub use refusal::Refusal;
 
 /// Why the VMM ends.
@@ -78,6 +80,11 @@ impl Vmm {
     #[must_use]
     pub fn new(builder: Box<dyn Builder>, monitor: Monitor) -> Self {
         Self { builder, monitor, vm: None, end: None }
+    }
+
+    /// Tells what happens from now on to `monitor`.
+    pub fn listen(&mut self, monitor: Monitor) {
+        self.monitor = monitor;
     }
 
     /// Why it ends, once it does.
@@ -216,7 +223,6 @@ impl Vmm {
         let vm = self.vm.as_mut().ok_or(Refusal::NotCreated)?;
         match vm.state {
             VmState::Created => {}
-            VmState::Shutdown if vm.config.has_descriptors() => return Err(Refusal::DescriptorsUsedUp),
             VmState::Shutdown => vm.guest = Some(self.builder.create(&vm.config).map_err(machine("vm.boot"))?),
             state => return Err(Refusal::State { state, wanted: "it was booted before" }),
         }
@@ -270,20 +276,19 @@ impl Vmm {
 
     fn add(&mut self, mut device: NewDevice, fds: Vec<OwnedFd>) -> Result<Response, Refusal> {
         let vm = self.vm.as_mut().ok_or(Refusal::NotCreated)?;
-        if vm.guest.is_none() && !fds.is_empty() {
-            return Err(Refusal::State { state: vm.state, wanted: "descriptors can only go to a VM that is there" });
-        }
         if let (NewDevice::Net(net), false) = (&mut device, fds.is_empty()) {
             net.fds = fds.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
         }
         let mut config = vm.config.with(device.clone())?.validate()?;
         fill_addresses(&mut config);
         let device = config.newest_like(&device).unwrap_or(device);
-        // From here on they are the device's, or nobody's.
-        let numbers: Vec<_> = fds.into_iter().map(descriptors::receive).collect();
-        let added = vm.guest.as_mut().map(|guest| guest.add(&device).map_err(machine("adding the device")));
-        numbers.into_iter().for_each(|number| drop(descriptors::take(number)));
-        let address = added.transpose()?;
+        let numbers: Vec<Fd> = fds.into_iter().map(descriptors::receive).collect();
+        let address = vm.guest.as_mut().map(|guest| guest.add(&device)).transpose();
+        let address = address.map_err(|error| {
+            // What the device didn't take is nobody's.
+            numbers.iter().for_each(|number| drop(descriptors::take(*number)));
+            machine("adding the device")(error)
+        })?;
         vm.config = config;
         match (address, device.id()) {
             (Some(bdf), Some(id)) if matches!(vm.state, VmState::Running | VmState::Paused) => {

@@ -40,9 +40,6 @@ pub enum Refusal {
     /// Descriptors came with a request that takes none.
     #[error("descriptors came along, but only vm.add-net takes any")]
     UnexpectedDescriptors,
-    /// They belonged to the guest that was shut down.
-    #[error("the VM was created from open descriptors, which are used up; delete it and create it anew")]
-    DescriptorsUsedUp,
     /// Nothing can be resized.
     #[error("{field}: not supported by this VMM: it is {is} and can't be {asked}")]
     Resize {
@@ -87,7 +84,7 @@ impl Refusal {
             Self::NotCreated | Self::NothingToRestoreInto | Self::NoSuchDevice(_) => Status::NotFound,
             Self::AlreadyCreated | Self::OnlyOne(_) => Status::Conflict,
             Self::Invalid(refused) if refused.is_conflict() => Status::Conflict,
-            Self::State { .. } | Self::DescriptorsUsedUp => Status::MethodNotAllowed,
+            Self::State { .. } => Status::MethodNotAllowed,
             Self::Invalid(_)
             | Self::UnexpectedDescriptors
             | Self::Resize { .. }

@@ -216,17 +216,6 @@ fn the_guest_is_gone_after_shutdown_and_delete() {
 }
 
 #[test]
-fn descriptors_are_used_once() {
-    let mut owner = Owner::new();
-    assert_eq!(owner.put("vm.create", r#"{"payload": {"kernel_fd": 9}}"#), 204);
-    owner.put("vm.boot", "");
-    owner.put("vm.shutdown", "");
-    let (status, body) = owner.ask(Method::Put, "vm.boot", "");
-    assert_eq!(status, 405);
-    assert!(body.contains("descriptors"), "{body}");
-}
-
-#[test]
 fn errors_are_lists_of_what_is_wrong() {
     let mut owner = Owner::new();
     let two = r#"{"payload": {}, "disks": [{}]}"#;

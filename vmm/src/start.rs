@@ -1,0 +1,153 @@
+//! From the command line to the owner's loop.
+//!
+//! The guest is created first and the sockets listen after it: whoever can connect finds it there. Then this thread
+//! confines itself, and then the guest boots, if it is to.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vse_vmm_api::{Fd, VmConfig, json};
+
+use crate::api::Server;
+use crate::api::http::BODY_BYTES;
+use crate::machine::{Events as MachineEvents, descriptors};
+use crate::monitor::Monitor;
+use crate::options::{ConfigFrom, Endpoint, Events, Options};
+use crate::seccomp::{FilterError, Filters, Role};
+use crate::vmm::run::run;
+use crate::vmm::{End, MachineSignals, Machines, Refusal, Vmm};
+
+/// The VMM could not start, or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A file or socket.
+    #[error("{what}")]
+    Open {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A descriptor.
+    #[error("{what}")]
+    Descriptor {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: descriptors::DescriptorError,
+    },
+    /// The configuration can't be read.
+    #[error("the guest's configuration can't be read")]
+    Config(#[from] json::Malformed),
+    /// The guest can't be.
+    #[error("the guest can't be created")]
+    Guest(#[from] Refusal),
+    /// System calls can't be filtered.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The kernel.
+    #[error("the VMM can't go on")]
+    Run(#[source] io::Error),
+}
+
+/// Runs until the guest, a caller or a failure ends it.
+///
+/// # Errors
+/// When it can't start, or go on.
+pub fn start(options: Options) -> Result<End, StartError> {
+    descriptors::inherit().map_err(StartError::Run)?;
+    let filters = Arc::new(Filters::new(options.seccomp));
+    let events = Arc::new(MachineEvents::new().map_err(StartError::Run)?);
+    let mut signals = MachineSignals(Arc::clone(&events));
+    let machines = Machines::new(options.kvm_fd, Arc::clone(&filters), events);
+    let mut vmm = Vmm::new(Box::new(machines), Monitor::default());
+
+    let config = options.config.map(config).transpose()?;
+    match (options.restore, config) {
+        (Some(mut restore), config) => {
+            restore.config = config.map(Box::new);
+            vmm.restore(restore)?;
+        }
+        (None, Some(config)) => vmm.create(config)?,
+        (None, None) => {}
+    }
+    let mut made = Made::default();
+    vmm.listen(monitor(options.event_monitor, &mut made)?);
+    let mut server = options.api_socket.map(|endpoint| server(endpoint, &mut made)).transpose()?;
+    filters.confine(Role::Owner)?;
+    if options.boot {
+        vmm.boot()?;
+    }
+    run(&mut vmm, &mut server, &mut signals).map_err(StartError::Run)
+}
+
+/// Reads the guest's description.
+fn config(from: ConfigFrom) -> Result<VmConfig, StartError> {
+    let file = match from {
+        ConfigFrom::Options(config) => return Ok(*config),
+        ConfigFrom::Json(text) => return Ok(json::read(text.as_bytes())?),
+        ConfigFrom::File(path) => File::open(&path).map_err(opening(&path))?,
+        ConfigFrom::Fd(number) => take("--config-fd", number)?,
+    };
+    let mut text = Vec::new();
+    let limit = BODY_BYTES as u64;
+    file.take(limit).read_to_end(&mut text).map_err(|source| StartError::Open {
+        what: "the guest's configuration can't be read".to_owned(),
+        source,
+    })?;
+    Ok(json::read(&text)?)
+}
+
+fn monitor(events: Option<Events>, made: &mut Made) -> Result<Monitor, StartError> {
+    match events {
+        None => Ok(Monitor::default()),
+        Some(Events::Path(path)) => Ok(Monitor::default().with_file(File::create(&path).map_err(opening(&path))?)),
+        Some(Events::Fd(number)) => Ok(Monitor::default().with_file(take("--event-monitor", number)?)),
+        Some(Events::Socket(path)) => {
+            let socket = made.bind(&path)?;
+            Monitor::default().with_socket(socket).map_err(opening(&path))
+        }
+    }
+}
+
+fn server(endpoint: Endpoint, made: &mut Made) -> Result<Server, StartError> {
+    let (socket, name) = match endpoint {
+        Endpoint::Path(path) => (made.bind(&path)?, path),
+        Endpoint::Fd(number) => (OwnedFd::from(take("--api-socket", number)?).into(), PathBuf::from("--api-socket")),
+    };
+    Server::new(socket).map_err(opening(&name))
+}
+
+fn take(what: &'static str, number: Fd) -> Result<File, StartError> {
+    descriptors::take(number).map(File::from).map_err(|source| StartError::Descriptor { what, source })
+}
+
+fn opening(path: &Path) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Open { what: format!("{} can't be opened", path.display()), source }
+}
+
+/// Sockets that were made, to be unmade at the end.
+#[derive(Default)]
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    fn bind(&mut self, path: &Path) -> Result<UnixListener, StartError> {
+        let socket = UnixListener::bind(path).map_err(opening(path))?;
+        self.0.push(path.to_owned());
+        Ok(socket)
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // Someone may have done it already.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

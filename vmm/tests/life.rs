@@ -1,0 +1,112 @@
+//! Lives of guests, from outside.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod process;
+
+use process::{COUNTS, Vmm, event, has_kvm, kernel, out, until};
+
+/// A guest that writes to a file by its serial port.
+fn config(folder: &std::path::Path, kernel: &std::path::Path) -> String {
+    format!(
+        r#"{{"payload": {{"kernel": "{}"}}, "memory": {{"size": 33554432}}, "pvpanic": true, "console": {{"mode": "Off"}},
+             "serial": {{"mode": "File", "file": "{}"}}}}"#,
+        kernel.display(),
+        folder.join("serial").display()
+    )
+}
+
+#[test]
+fn a_guest_is_created_booted_paused_and_ended_by_orders() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), &kernel(folder.path(), &COUNTS));
+    let mut vmm = Vmm::start(folder, &["--config-json", &config]);
+    let mut events = vmm.events();
+    let info = || vmm.ask("GET", "vm.info", "").1;
+    assert!(info().contains("\"state\":\"Created\""), "{}", info());
+    vmm.put("vm.boot", "");
+    assert_eq!(event(&mut events), "vm/booted");
+    let output = || std::fs::read(vmm.folder.path().join("serial")).unwrap();
+    until("the guest writes", || output().starts_with(b"abc"));
+    vmm.put("vm.pause", "");
+    let before = output();
+    assert_eq!(output(), before);
+    vmm.put("vm.resume", "");
+    until("the guest goes on", || output().len() > before.len());
+    assert_eq!([event(&mut events), event(&mut events)], ["vm/paused", "vm/resumed"]);
+    let threads: serde_json::Value = serde_json::from_str(&info()).unwrap();
+    assert_eq!(threads["vcpu_threads"].as_array().unwrap().len(), 1);
+    // Filters are on: 2 is SECCOMP_MODE_FILTER.
+    assert_eq!(vmm.status("Seccomp"), "2");
+    vmm.put("vmm.shutdown", "");
+    assert_eq!([event(&mut events), event(&mut events)], ["vm/shutdown", "end"]);
+    assert_eq!(vmm.end(), Some(0));
+}
+
+#[test]
+fn a_panic_is_told_and_ends_it_with_code_3() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), &kernel(folder.path(), &[out(0x505, 1), vec![0xFA, 0xF4]].concat()));
+    let mut vmm = Vmm::start(folder, &["--config-json", &config]);
+    let mut events = vmm.events();
+    vmm.put("vm.boot", "");
+    assert_eq!([event(&mut events), event(&mut events), event(&mut events)], ["vm/booted", "guest/panic", "end"]);
+    assert_eq!(vmm.end(), Some(3));
+}
+
+#[test]
+fn a_snapshot_goes_on_in_another_process() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = kernel(folder.path(), &COUNTS);
+    let first = config(folder.path(), &kernel);
+    let snapshot = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", snapshot.path().display());
+    let vmm = Vmm::start(folder, &["--config-json", &first, "--boot"]);
+    until("the guest writes", || std::fs::read(vmm.folder.path().join("serial")).is_ok_and(|out| out.len() > 100));
+    vmm.put("vm.pause", "");
+    vmm.put("vm.snapshot", &format!(r#"{{"destination_url": "{url}"}}"#));
+    let written = std::fs::read(vmm.folder.path().join("serial")).unwrap();
+    drop(vmm);
+
+    let folder = tempfile::tempdir().unwrap();
+    let second = first.replace("serial\"}", "ignored\"}");
+    let second = config_in(&second, folder.path());
+    let restore = format!("source_url={url},resume=on");
+    let vmm = Vmm::start(folder, &["--restore", &restore, "--config-json", &second]);
+    let next = written.last().unwrap().wrapping_add(1);
+    let output = || std::fs::read(vmm.folder.path().join("serial")).unwrap_or_default();
+    until("the guest goes on", || output().len() > 10);
+    // The byte on its way when it was paused may be the last one again.
+    assert!([next, next.wrapping_sub(1)].contains(&output()[0]), "{} after {:?}", output()[0], written.last());
+}
+
+/// The same guest, whose serial port's file is in another folder.
+fn config_in(config: &str, folder: &std::path::Path) -> String {
+    let mut value: serde_json::Value = serde_json::from_str(config).unwrap();
+    value["serial"]["file"] = folder.join("serial").display().to_string().into();
+    value.to_string()
+}
+
+#[test]
+fn what_can_not_be_is_said_in_one_line() {
+    let run = |options: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_vse-vmm")).args(options).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, text) = run(&["--nothing"]);
+    assert_eq!((code, text.as_str()), (Some(2), "vse-vmm: there is no option --nothing; --help says more\n"));
+    let (code, text) = run(&["--config-json", r#"{"payload": {"kernel": "/k"}, "cpus": {"boot_vcpu": 1}}"#]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("cpus.boot_vcpu: unknown field") && text.lines().count() == 1, "{text}");
+    let (code, text) = run(&["--kernel", "/nowhere", "--memory", "size=1000"]);
+    assert_eq!(code, Some(1));
+    assert!(text.contains("memory.size: 1000 is not from"), "{text}");
+}

@@ -1,0 +1,156 @@
+//! The VMM as a process, with guests of a few instructions.
+#![allow(dead_code, reason = "each test uses some of it")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Guests run here, though maybe slowly.
+pub fn has_kvm() -> bool {
+    File::options().read(true).write(true).open("/dev/kvm").is_ok()
+}
+
+/// Writes a bzImage whose 64-bit entry is `code` (Documentation/arch/x86/boot.rst).
+pub fn kernel(folder: &Path, code: &[u8]) -> PathBuf {
+    let mut image = vec![0; 3 * 512];
+    let mut put = |offset: usize, bytes: &[u8]| image[offset..offset + bytes.len()].copy_from_slice(bytes);
+    put(0x1F1, &[1]);
+    put(0x200, &[0xEB, 0x66]);
+    put(0x202, b"HdrS");
+    put(0x206, &0x20F_u16.to_le_bytes());
+    put(0x211, &[1]);
+    put(0x214, &0x10_0000_u32.to_le_bytes());
+    put(0x22C, &0x7FFF_FFFF_u32.to_le_bytes());
+    put(0x236, &1_u16.to_le_bytes());
+    put(0x238, &255_u32.to_le_bytes());
+    image.extend(code);
+    let path = folder.join("kernel");
+    std::fs::write(&path, image).unwrap();
+    path
+}
+
+/// `mov al, BYTE; mov dx, PORT; out dx, al`
+pub fn out(port: u16, byte: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0xB0, byte, 0x66, 0xBA, low, high, 0xEE]
+}
+
+/// `mov bl, 'a'; again: mov al, bl; mov dx, 0x3F8; out dx, al; inc bl; jmp again`
+pub const COUNTS: [u8; 13] = [0xB3, b'a', 0x88, 0xD8, 0x66, 0xBA, 0xF8, 0x03, 0xEE, 0xFE, 0xC3, 0xEB, 0xF5];
+
+/// Waits until something is so.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < end, "still not: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A running VMM; killed when it goes out of scope.
+pub struct Vmm {
+    child: Child,
+    pub folder: tempfile::TempDir,
+}
+
+impl Vmm {
+    /// Starts it with an API socket, an event monitor and more options.
+    pub fn start(folder: tempfile::TempDir, options: &[&str]) -> Self {
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let child = Command::new(env!("CARGO_BIN_EXE_vse-vmm"))
+            .args(["--api-socket", &format!("path={}", path("api"))])
+            .args(["--event-monitor", &format!("socket={}", path("events"))])
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut vmm = Self { child, folder };
+        until("the API socket is there", || {
+            if let Some(status) = vmm.child.try_wait().unwrap() {
+                panic!("it ended with {status}: {}", vmm.errors());
+            }
+            UnixStream::connect(vmm.api()).is_ok()
+        });
+        vmm
+    }
+
+    pub fn api(&self) -> PathBuf {
+        self.folder.path().join("api")
+    }
+
+    /// Connects to the event monitor.
+    pub fn events(&self) -> BufReader<UnixStream> {
+        let stream = UnixStream::connect(self.folder.path().join("events")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        BufReader::new(stream)
+    }
+
+    /// Waits for its end; the result is its exit code.
+    pub fn end(&mut self) -> Option<i32> {
+        let mut status = None;
+        until("it has ended", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(!self.api().exists(), "the socket is left behind");
+        status.unwrap().code()
+    }
+
+    pub fn errors(&mut self) -> String {
+        let mut text = String::new();
+        if let Some(mut errors) = self.child.stderr.take() {
+            errors.read_to_string(&mut text).unwrap();
+        }
+        text
+    }
+
+    /// One request on a connection of its own; the result is status and body.
+    pub fn ask(&self, verb: &str, name: &str, body: &str) -> (u16, String) {
+        let mut stream = UnixStream::connect(self.api()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let length = body.len();
+        let head = format!("{verb} /api/v1/{name} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// An order that has to work.
+    pub fn put(&self, name: &str, body: &str) {
+        let (status, answer) = self.ask("PUT", name, body);
+        assert!(matches!(status, 200 | 204), "{name}: {status} {answer}");
+    }
+
+    /// A process ID's line of `/proc/PID/status`.
+    pub fn status(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim_matches([':', '\t', ' ']).to_owned()
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The next event's source and name.
+pub fn event(from: &mut BufReader<UnixStream>) -> String {
+    let mut line = String::new();
+    from.read_line(&mut line).unwrap();
+    if line.is_empty() {
+        return "end".to_owned();
+    }
+    let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+    format!("{}/{}", value["source"].as_str().unwrap(), value["event"].as_str().unwrap())
+}
