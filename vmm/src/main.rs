@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use vse_vmm::options::{self, Action};
-use vse_vmm::vmm::{End, refusal::chain};
 use vse_vmm::start::start;
+use vse_vmm::vmm::{End, refusal::chain};
 
 /// The command line is wrong.
 const USAGE: u8 = 2;

@@ -96,10 +96,9 @@ fn config(from: ConfigFrom) -> Result<VmConfig, StartError> {
     };
     let mut text = Vec::new();
     let limit = BODY_BYTES as u64;
-    file.take(limit).read_to_end(&mut text).map_err(|source| StartError::Open {
-        what: "the guest's configuration can't be read".to_owned(),
-        source,
-    })?;
+    file.take(limit)
+        .read_to_end(&mut text)
+        .map_err(|source| StartError::Open { what: "the guest's configuration can't be read".to_owned(), source })?;
     Ok(json::read(&text)?)
 }
 

@@ -12,6 +12,7 @@ use super::{Event, Events};
 use crate::interrupts::Interrupts;
 use crate::memory::GuestMemory;
 use crate::pci::{PciFunction, PciRoot, PlugError};
+use crate::seccomp::Filters;
 use crate::snapshot::Unit;
 use crate::virtio::VirtioDevice;
 use crate::virtio::transport::{Doorbells, VirtioPci, Wiring};
@@ -23,6 +24,7 @@ pub(super) struct Workshop {
     pub doorbells: Arc<dyn Doorbells>,
     pub pci: Arc<PciRoot>,
     pub passthrough: Passthrough,
+    pub filters: Arc<Filters>,
     pub events: Arc<Events>,
 }
 
@@ -143,13 +145,15 @@ impl Workshop {
         arrival: Arrival<'_>,
         slot: u8,
     ) -> Result<Arc<dyn PciFunction>, AnyError> {
+        let filters = self.filters.as_ref();
         let device: Box<dyn VirtioDevice> = match wanted {
-            Wanted::Disk(config) => virtio_devices::disk(config)?,
-            Wanted::Net(config) => virtio_devices::net(config)?,
-            Wanted::Rng(_) => virtio_devices::rng()?,
+            Wanted::Disk(config) => virtio_devices::disk(config, filters)?,
+            Wanted::Net(config) => virtio_devices::net(config, filters)?,
+            Wanted::Rng(_) => virtio_devices::rng(filters)?,
             Wanted::Console(config) => {
                 let events = Arc::clone(&self.events);
-                virtio_devices::console(config, Arc::new(move |connected| events.send(Event::Agent { connected })))?
+                let watcher = Arc::new(move |connected| events.send(Event::Agent { connected }));
+                virtio_devices::console(config, watcher, filters)?
             }
             Wanted::Vfio(config) => {
                 return self.passthrough.function(config, slot, &self.interrupts, &self.memory);

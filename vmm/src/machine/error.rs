@@ -63,6 +63,9 @@ pub enum MachineError {
         /// `added` or `removed`.
         what: &'static str,
     },
+    /// A restored guest whose configuration names no kernel can't start over.
+    #[error("the guest can't start over: its configuration has no kernel")]
+    NoKernel,
     /// No such device.
     #[error("there is no device {0:?}")]
     NoSuchDevice(String),

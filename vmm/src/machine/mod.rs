@@ -38,17 +38,17 @@ use crate::cpu::{Vcpus, state as vcpu_state};
 use crate::hypervisor::{Hypervisor, Slot};
 use crate::legacy::platform::event;
 use crate::memory::GuestMemory;
+use crate::seccomp::Filters;
 use devices::{Arrival, Attached, Workshop};
 use error::host;
 use parts::{Parts, Platform};
 
 /// What comes from outside beside the configuration.
-#[derive(Debug)]
 pub struct Host {
     /// `/dev/kvm`, open.
     pub kvm: OwnedFd,
-    /// Whether threads are confined to the system calls they need.
-    pub seccomp: bool,
+    /// The system calls that each role of thread needs.
+    pub filters: Arc<Filters>,
 }
 
 /// A guest's machine. Dropping it ends the guest and gives everything back.
@@ -72,7 +72,7 @@ impl Machine {
     /// # Errors
     /// What can't be, or what the host does not have.
     pub fn new(config: &VmConfig, host: Host, events: Arc<Events>) -> Result<Self, MachineError> {
-        let mut machine = Parts::new(config, host)?.assemble(config, events)?;
+        let mut machine = Parts::new(config, host.kvm)?.assemble(config, host.filters, events)?;
         for wanted in devices::wanted(config) {
             machine.attached.push(machine.workshop.attach(&wanted, Arrival::Cold)?);
         }
@@ -135,9 +135,8 @@ impl Machine {
         self.platform.reset();
         state::power_on(&self.hypervisor, &self.cpuid, &self.vcpus)?;
         self.platform.write_tables(&self.memory)?;
-        if let Some(payload) = &self.payload {
-            self.entry = Some(boot::load(&self.memory, payload, crate::acpi::TABLES.start)?);
-        }
+        let payload = self.payload.as_ref().ok_or(MachineError::NoKernel)?;
+        self.entry = Some(boot::load(&self.memory, payload, crate::acpi::TABLES.start)?);
         self.boot()
     }
 

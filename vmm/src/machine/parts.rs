@@ -1,6 +1,7 @@
 //! The parts that every machine has, before there are devices.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
@@ -15,7 +16,7 @@ use super::devices::Workshop;
 use super::error::{MachineError, descriptor, host};
 use super::passthrough::Passthrough;
 use super::plan::{HostFacts, Plan};
-use super::{Event, Events, Host, Machine, descriptors};
+use super::{Event, Events, Machine, descriptors};
 use crate::acpi::{self, Description};
 use crate::boot::Payload;
 use crate::cpu::cpuid::{Cpuid, CpuidOptions};
@@ -30,6 +31,7 @@ use crate::legacy::pvpanic::{self, PanicPort};
 use crate::legacy::serial::SerialPort;
 use crate::memory::{self, GuestMemory};
 use crate::pci::{Ecam, PciRoot};
+use crate::seccomp::{Filters, Role};
 
 /// A machine's processors and memory.
 pub(super) struct Parts {
@@ -49,11 +51,11 @@ fn physical_bits(supported: &[kvm_bindings::kvm_cpuid_entry2]) -> u8 {
 
 impl Parts {
     /// Takes from the host what the machine is made of.
-    pub fn new(config: &VmConfig, host: Host) -> Result<Self, MachineError> {
+    pub fn new(config: &VmConfig, kvm: OwnedFd) -> Result<Self, MachineError> {
         let topology = super::plan::topology(&config.cpus);
         let highest = topology.apic_id(topology.vcpus().saturating_sub(1));
         let options = VmOptions { dedicated: config.cpus.dedicated, wide_apic_ids: highest > 254 };
-        let hypervisor = Hypervisor::new(host.kvm, options)?;
+        let hypervisor = Hypervisor::new(kvm, options)?;
         let supported = hypervisor.supported_cpuid()?;
         let supported = supported.as_slice();
         let plan = Plan::new(config, HostFacts { physical_bits: physical_bits(supported) })?;
@@ -85,7 +87,12 @@ impl Parts {
     }
 
     /// Puts them together: buses, interrupts, what is not on PCI, and the vCPUs' threads.
-    pub fn assemble(self, config: &VmConfig, events: Arc<Events>) -> Result<Machine, MachineError> {
+    pub fn assemble(
+        self,
+        config: &VmConfig,
+        filters: Arc<Filters>,
+        events: Arc<Events>,
+    ) -> Result<Machine, MachineError> {
         let Self { plan, hypervisor, vcpus, cpuid, memory, ram } = self;
         let buses = Arc::new(Buses::default());
         let vm = &hypervisor.vm;
@@ -93,11 +100,11 @@ impl Parts {
         let pci = PciRoot::new(Arc::clone(&buses.memory), plan.windows.clone());
         let platform = Platform::new(config, vm, &buses, &pci, description(config, &plan))?;
         let affinity = |vcpu| plan.affinity.get(&vcpu).map(|cpus| cpu_set(cpus));
-        let listener: Arc<dyn Listener> = Arc::new(Told { events: Arc::clone(&events) });
+        let listener: Arc<dyn Listener> = Arc::new(Told { events: Arc::clone(&events), filters: Arc::clone(&filters) });
         let vcpus = Vcpus::new(vcpus, affinity, &buses, &listener)?;
         let doorbells = Arc::clone(vm) as _;
         let passthrough = Passthrough::new(Arc::clone(vm), hypervisor.slots.clone(), config.vfio_container_fd);
-        let workshop = Workshop { memory: memory.clone(), interrupts, doorbells, pci, passthrough, events };
+        let workshop = Workshop { memory: memory.clone(), interrupts, doorbells, pci, passthrough, filters, events };
         let (attached, payload, entry) = (Vec::new(), None, None);
         Ok(Machine { vcpus, platform, workshop, attached, payload, entry, _ram: ram, hypervisor, cpuid, memory })
     }
@@ -233,6 +240,7 @@ pub(super) fn new_generation(memory: &GuestMemory) -> Result<(), MachineError> {
 /// Passes on what vCPUs' exits lead to.
 struct Told {
     events: Arc<Events>,
+    filters: Arc<Filters>,
 }
 
 impl Listener for Told {
@@ -245,6 +253,6 @@ impl Listener for Told {
     }
 
     fn confine(&self) -> io::Result<()> {
-        Ok(())
+        self.filters.confine(Role::Vcpu).map_err(io::Error::other)
     }
 }

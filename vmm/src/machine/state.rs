@@ -119,7 +119,7 @@ impl Machine {
         fill: &mut dyn FnMut(&GuestMemory) -> io::Result<()>,
     ) -> Result<Self, MachineError> {
         let mut units = Units { saved, used: Vec::new() };
-        let mut machine = Parts::new(config, host)?.assemble(config, events)?;
+        let mut machine = Parts::new(config, host.kvm)?.assemble(config, host.filters, events)?;
         fill(&machine.memory).map_err(super::host("RAM can't be read from the snapshot"))?;
         let Slots(slots) = units.decode(place::SLOTS, SLOTS)?;
         for wanted in devices::wanted(config) {
@@ -150,7 +150,9 @@ impl Machine {
             let _ = vcpu.kvmclock_ctrl();
         }
         units.all_used()?;
-        machine.payload = Some(parts::payload(&config.payload)?);
+        if config.payload.kernel.is_some() || config.payload.kernel_fd.is_some() {
+            machine.payload = Some(parts::payload(&config.payload)?);
+        }
         parts::new_generation(&machine.memory)?;
         machine.platform.notify(event::NEW_GENERATION);
         Ok(machine)

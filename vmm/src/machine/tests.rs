@@ -53,7 +53,7 @@ impl Bed {
 
     fn host() -> Option<Host> {
         let kvm = File::options().read(true).write(true).open("/dev/kvm").ok()?;
-        Some(Host { kvm: kvm.into(), seccomp: false })
+        Some(Host { kvm: kvm.into(), filters: Arc::new(Filters::new(crate::options::Seccomp::Off)) })
     }
 
     fn machine(&self) -> Option<Machine> {

@@ -8,21 +8,17 @@ use std::sync::Arc;
 use vse_vmm_api::{ConsoleConfig, ConsoleMode, DiskConfig, NetConfig, VmConfig};
 
 use super::descriptors::{self, DescriptorError};
+use crate::seccomp::{Filters, Role};
 use crate::virtio::VirtioDevice;
 use crate::virtio::block::{Block, BlockOptions};
 use crate::virtio::console::{AGENT, Console, PortOptions};
 use crate::virtio::net::{Net, NetOptions, Tap};
 use crate::virtio::rng::Rng;
-use crate::virtio::worker::Filter;
 
 pub(super) type AnyError = Box<dyn std::error::Error + Send + Sync>;
 type Made = Result<Box<dyn VirtioDevice>, AnyError>;
 
-fn filter() -> Filter {
-    None
-}
-
-pub(super) fn disk(config: &DiskConfig) -> Made {
+pub(super) fn disk(config: &DiskConfig, filters: &Filters) -> Made {
     let file = descriptors::file(config.fd, config.path.as_deref(), !config.readonly)?;
     let options = BlockOptions {
         read_only: config.readonly,
@@ -33,10 +29,10 @@ pub(super) fn disk(config: &DiskConfig) -> Made {
         queues: config.num_queues,
         queue_size: config.queue_size,
     };
-    Ok(Box::new(Block::new(file, &options, filter())?))
+    Ok(Box::new(Block::new(file, &options, filters.of(Role::Block)?)?))
 }
 
-pub(super) fn net(config: &NetConfig) -> Made {
+pub(super) fn net(config: &NetConfig, filters: &Filters) -> Made {
     let taps = match &config.tap {
         Some(name) if config.fds.is_empty() => Tap::open(name, (config.num_queues / 2).max(1))?,
         _ => files(&config.fds)?.into_iter().map(Tap::new).collect::<io::Result<_>>()?,
@@ -52,7 +48,7 @@ pub(super) fn net(config: &NetConfig) -> Made {
         offload_udp: config.offload_ufo,
         offload_checksums: config.offload_csum,
     };
-    Ok(Box::new(Net::new(taps, files(&config.vhost_fds)?, &options, filter())?))
+    Ok(Box::new(Net::new(taps, files(&config.vhost_fds)?, &options, filters.of(Role::Net)?)?))
 }
 
 fn files(numbers: &[i32]) -> Result<Vec<File>, DescriptorError> {
@@ -67,12 +63,12 @@ fn random_mac() -> io::Result<[u8; 6]> {
     Ok(mac)
 }
 
-pub(super) fn rng() -> Made {
-    Ok(Box::new(Rng::new(filter())?))
+pub(super) fn rng(filters: &Filters) -> Made {
+    Ok(Box::new(Rng::new(filters.of(Role::Rng)?)?))
 }
 
 /// The first port is the terminal, if there is one. `watcher` hears whether the agent is there.
-pub(super) fn console(config: &VmConfig, watcher: Arc<dyn Fn(bool) + Send + Sync>) -> Made {
+pub(super) fn console(config: &VmConfig, watcher: Arc<dyn Fn(bool) + Send + Sync>, filters: &Filters) -> Made {
     let mut ports = Vec::new();
     ports.extend(terminal(&config.console)?);
     if let Some(agent) = &config.agent {
@@ -80,7 +76,7 @@ pub(super) fn console(config: &VmConfig, watcher: Arc<dyn Fn(bool) + Send + Sync
             .map_err(|source| DescriptorError::Open { path: agent.socket.display().to_string(), source })?;
         ports.push(PortOptions::named(AGENT, listener, Some(watcher))?);
     }
-    Ok(Box::new(Console::new(ports, filter())?))
+    Ok(Box::new(Console::new(ports, filters.of(Role::Console)?)?))
 }
 
 fn terminal(config: &ConsoleConfig) -> Result<Option<PortOptions>, AnyError> {

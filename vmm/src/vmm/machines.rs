@@ -9,9 +9,9 @@ use std::sync::Arc;
 use rustix::event::PollFd;
 use vse_vmm_api::{Fd, NewDevice, VmConfig, VmCounters};
 
+use super::Vmm;
 use super::guest::{Builder, Guest, Outcome};
 use super::run::Signals;
-use super::Vmm;
 use crate::machine::{Event, Events, Host, Machine, descriptors};
 use crate::memory::GuestMemory;
 use crate::seccomp::Filters;
@@ -37,7 +37,9 @@ impl Machines {
             Some(number) => descriptors::copy(number)?,
             None => {
                 let opened = File::options().read(true).write(true).open("/dev/kvm");
-                opened.map_err(|error| io::Error::new(error.kind(), format!("/dev/kvm can't be opened: {error}")))?.into()
+                opened
+                    .map_err(|error| io::Error::new(error.kind(), format!("/dev/kvm can't be opened: {error}")))?
+                    .into()
             }
         };
         // What the machine before may have told is not about the next.

@@ -31,7 +31,7 @@ use crate::monitor::{By, Happened, Monitor};
 use crate::snapshot::Directory;
 
 pub use guest::{Builder, Guest, Outcome};
-pub use machines::{Machines, MachineSignals};
+pub use machines::{MachineSignals, Machines};
 pub use refusal::Refusal;
 
 /// Why the VMM ends.
