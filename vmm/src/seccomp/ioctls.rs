@@ -52,7 +52,19 @@ pub const TAPS: &[u64] = &[
 ];
 
 /// Terminals: their size and settings (but not `TIOCSTI`, which types for the user); and whether reading waits.
-pub const TERMINAL: &[u64] = &[0x5401, 0x5402, 0x5403, 0x5404, 0x5413, 0x541B, 0x5421];
+pub const TERMINAL: &[u64] = &[
+    0x5401,      // TCGETS
+    0x5402,      // TCSETS
+    0x5403,      // TCSETSW
+    0x5404,      // TCSETSF
+    0x802C_542A, // TCGETS2
+    0x402C_542B, // TCSETS2
+    0x402C_542C, // TCSETSW2
+    0x402C_542D, // TCSETSF2
+    0x5413,      // TIOCGWINSZ
+    0x541B,      // FIONREAD
+    0x5421,      // FIONBIO
+];
 
 #[cfg(test)]
 mod tests {
