@@ -16,7 +16,10 @@ use vse_vmm::pci::{PciFunction, PciRoot, Windows};
 use vse_vmm::snapshot::Saved;
 use vse_vmm::vfio::{Container, Device, Group, Ports, VfioPci, open_by_path};
 
-/// Registers of the card (Intel 82574 datasheet, 10.2): interrupt cause set, mask set, vectors of causes; receive address.
+/// Registers of the card (Intel 82574 datasheet, 10.2): control, with its reset; interrupt cause set, mask set, vectors of
+/// causes; receive address.
+const CTRL: u64 = 0;
+const CTRL_RESET: u32 = 1 << 26;
 const ICS: u64 = 0xC8;
 const IMS: u64 = 0xD0;
 const IVAR: u64 = 0xE4;
@@ -96,6 +99,8 @@ fn a_card_is_handed_over_and_given_back() {
         guest.root.write_config(SLOT, 4, &[6, 0]);
         assert_eq!(guest.read(0, RAH) >> 31, 1, "its own address is valid");
 
+        // As drivers do: an emulated card keeps its registers in a reset by power state.
+        guest.write(0, CTRL, CTRL_RESET);
         let msix = guest.capability(0x11);
         guest.root.write_config(SLOT, msix + 2, &0x8000u16.to_le_bytes());
         guest.write(0, IVAR, (8 | 4) << 16);
