@@ -86,7 +86,7 @@ impl ConsoleHandler {
     }
 
     /// Tells the guest what it does not know yet, as far as there is room for it.
-    fn tell(&mut self) {
+    fn tell(&mut self, poll: &Poll) {
         let Some((queue, _)) = &mut self.control else { return };
         if !self.is_ready {
             return;
@@ -106,6 +106,7 @@ impl ConsoleHandler {
                 queue.complete(chain.head(), written as u32);
                 port.state.tell(what);
             }
+            port.admit(poll);
         }
         queue.signal();
     }
@@ -123,10 +124,10 @@ impl ConsoleHandler {
 impl Handler for ConsoleHandler {
     fn start(&mut self, poll: &Poll) -> io::Result<()> {
         poll.add_queues(self.all_queues())?;
-        self.ports.iter().try_for_each(|port| port.end.host.watch(poll, port.token))?;
+        self.ports.iter_mut().try_for_each(|port| port.end.host.watch(poll, port.token))?;
         self.listen(poll);
         self.ports.iter_mut().for_each(|port| port.serve(poll));
-        self.tell();
+        self.tell(poll);
         Ok(())
     }
 
@@ -154,7 +155,7 @@ impl Handler for ConsoleHandler {
                 }
             }
         }
-        self.tell();
+        self.tell(poll);
     }
 
     fn stop(&mut self) {}

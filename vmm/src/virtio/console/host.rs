@@ -30,6 +30,8 @@ pub enum Host {
         listener: UnixListener,
         /// Who is there.
         client: Option<UnixStream>,
+        /// Somebody may come.
+        is_listening: bool,
     },
     /// Open files, for example a terminal's.
     Stream {
@@ -47,7 +49,7 @@ impl Host {
     /// When the kernel refuses.
     pub fn socket(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self::Socket { listener, client: None })
+        Ok(Self::Socket { listener, client: None, is_listening: false })
     }
 
     /// Whether somebody is there.
@@ -58,19 +60,21 @@ impl Host {
         }
     }
 
-    /// Waits for whatever is there, or for somebody to come.
+    /// Waits for whatever is there.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn watch(&self, events: &Poll, token: u64) -> io::Result<()> {
+    pub fn watch(&mut self, events: &Poll, token: u64) -> io::Result<()> {
         let add = |file: &dyn AsRawFd, what| match events.add(&file.as_raw_fd(), what, token) {
             // A regular file is always ready, and can't be waited for.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
             other => other,
         };
         match self {
-            Self::Socket { client: Some(client), .. } => add(client, CHANGES),
-            Self::Socket { listener, client: None } => add(listener, EventSet::IN),
+            Self::Socket { client, is_listening, .. } => {
+                *is_listening = false;
+                client.as_ref().map_or(Ok(()), |client| add(client, CHANGES))
+            }
             Self::Stream { input, output } => {
                 if let Some(input) = input {
                     add(input, EventSet::IN | EventSet::EDGE_TRIGGERED)?;
@@ -84,24 +88,33 @@ impl Host {
         }
     }
 
-    /// Lets somebody in, if nobody is there; whether somebody came.
+    /// Waits for somebody to come, if nobody is there.
+    pub fn listen(&mut self, events: &Poll, token: u64) {
+        if let Self::Socket { listener, client: None, is_listening: is_listening @ false } = self {
+            // If it fails, it is tried again when something happens.
+            *is_listening = events.add(listener, EventSet::IN, token).is_ok();
+        }
+    }
+
+    /// Lets in who has come; whether somebody has.
     pub fn accept(&mut self, events: &Poll, token: u64) -> bool {
-        let Self::Socket { listener, client: client @ None } = self else { return false };
+        let Self::Socket { listener, client: client @ None, is_listening: is_listening @ true } = self else {
+            return false;
+        };
         let Ok((stream, _)) = listener.accept() else { return false };
         let is_in = stream.set_nonblocking(true).is_ok() && events.add(&stream, CHANGES, token).is_ok();
         if is_in {
             events.remove(listener);
+            *is_listening = false;
             *client = Some(stream);
         }
         is_in
     }
 
-    /// Ends with who is there; the next one may come.
-    pub fn hang_up(&mut self, events: &Poll, token: u64) {
-        if let Self::Socket { listener, client: client @ Some(_) } = self {
+    /// Ends with who is there.
+    pub fn hang_up(&mut self) {
+        if let Self::Socket { client, .. } = self {
             *client = None;
-            // Without it, only a restart of the device lets the next one in.
-            let _ = events.add(listener, EventSet::IN, token);
         }
     }
 

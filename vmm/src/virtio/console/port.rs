@@ -72,21 +72,29 @@ impl Port {
 
     /// Moves what there is, both ways.
     pub fn serve(&mut self, poll: &Poll) {
-        self.send(poll);
-        self.receive(poll);
+        self.send();
+        self.receive();
         // Somebody who is gone is only kept for what the guest has yet to read.
         if self.is_hung_up && !self.state.is_guest_open {
-            self.hang_up(poll);
+            self.hang_up();
+        }
+        self.admit(poll);
+    }
+
+    /// Waits for the next one at the host's end, once the guest knows that the last one is gone.
+    pub fn admit(&mut self, poll: &Poll) {
+        if !self.state.told_open {
+            self.end.host.listen(poll, self.token);
         }
     }
 
-    fn hang_up(&mut self, poll: &Poll) {
+    fn hang_up(&mut self) {
         self.is_hung_up = false;
         // The next one gets no half of a chain that was another's.
         if std::mem::take(&mut self.state.sent) > 0 {
             self.skip();
         }
-        self.end.host.hang_up(poll, self.token);
+        self.end.host.hang_up();
     }
 
     /// Drops the rest of the chain that is being sent.
@@ -100,7 +108,7 @@ impl Port {
     }
 
     /// Moves the guest's bytes to the host.
-    pub fn send(&mut self, poll: &Poll) {
+    fn send(&mut self) {
         let mut chain = Chain::default();
         let mut left = TURN;
         let mut is_gone = false;
@@ -144,12 +152,12 @@ impl Port {
             }
         }
         if is_gone {
-            self.hang_up(poll);
+            self.hang_up();
         }
     }
 
     /// Moves the host's bytes to the guest, if somebody there wants them.
-    pub fn receive(&mut self, poll: &Poll) {
+    fn receive(&mut self) {
         let mut chain = Chain::default();
         let mut left = TURN;
         let mut is_gone = false;
@@ -190,7 +198,7 @@ impl Port {
         }
         queue.signal();
         if is_gone {
-            self.hang_up(poll);
+            self.hang_up();
         }
     }
 }
