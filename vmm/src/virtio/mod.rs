@@ -8,6 +8,7 @@ pub mod config;
 pub mod console;
 pub mod device;
 pub mod net;
+pub mod pmem;
 pub mod queue;
 pub mod rng;
 pub mod transfer;

@@ -75,10 +75,10 @@ impl BlockHandler {
     }
 
     fn serve(&mut self, index: usize) {
+        let mut left = TURN;
         loop {
             let Some(Some(queue)) = self.queues.get_mut(index) else { return };
             queue.suppress_notifications();
-            let mut left = TURN;
             while left > 0 && self.take(index) {
                 left -= 1;
             }

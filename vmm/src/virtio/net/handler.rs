@@ -17,6 +17,9 @@ use crate::virtio::worker::{Handler, Poll};
 const TAP: u64 = 1 << 32;
 const RELAY: u64 = 2 << 32;
 
+/// Commands in a row before packets have their turn.
+const TURN: usize = 16;
+
 /// Who moves a pair's packets.
 pub enum Path {
     /// This thread.
@@ -78,14 +81,19 @@ impl NetHandler {
     fn serve_control(&mut self) {
         let Some(mut queue) = self.control.take() else { return };
         let mut chain = Chain::default();
+        let mut left = TURN;
         loop {
-            while queue.pop(&mut chain) {
+            while left > 0 && queue.pop(&mut chain) {
+                left -= 1;
                 let answer = if self.obey(&queue, &chain) { VIRTIO_NET_OK } else { VIRTIO_NET_ERR };
                 let written = chain.writable().write(queue.memory(), &[answer as u8]);
                 queue.complete(chain.head(), written as u32);
             }
             queue.signal();
-            if !queue.enable_notifications() {
+            if left == 0 {
+                queue.notify_self();
+            }
+            if left == 0 || !queue.enable_notifications() {
                 break;
             }
         }

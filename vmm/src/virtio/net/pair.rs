@@ -150,9 +150,9 @@ impl Pair {
     /// Moves packets from the guest while there are some, and the tap takes them.
     pub fn transmit(&mut self, tap: &Tap) {
         let mut chain = self.spare.pop().unwrap_or_default();
+        let mut left = TURN;
         loop {
             self.transmit.suppress_notifications();
-            let mut left = TURN;
             let mut is_tap_full = false;
             while left > 0 && self.transmit.pop(&mut chain) {
                 match self.iovecs.of(&self.memory, [chain.readable()]).write_to(tap.as_fd()) {
