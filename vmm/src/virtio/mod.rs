@@ -14,6 +14,7 @@ pub mod rng;
 pub mod transfer;
 pub mod transport;
 pub mod vhost;
+pub mod vsock;
 pub mod worker;
 
 #[cfg(test)]
