@@ -51,6 +51,9 @@ pub enum Malformed {
     /// What the device needs is not there, for example a byte for the status.
     #[error("a chain without the buffers that the request needs")]
     Shape,
+    /// Not the driver's fault: who worked on the queue is gone.
+    #[error("the process that served it is gone")]
+    Abandoned,
 }
 
 impl Chain {

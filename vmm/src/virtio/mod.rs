@@ -7,6 +7,7 @@ pub mod chain;
 pub mod config;
 pub mod console;
 pub mod device;
+pub mod fs;
 pub mod net;
 pub mod pmem;
 pub mod queue;

@@ -69,16 +69,24 @@ pub fn set_memory(backend: &impl VhostBackend, memory: &GuestMemory) -> io::Resu
     Ok(())
 }
 
-/// The same, for another process: each region's file and where in it.
+/// Whether another process can have guest RAM too.
+#[must_use]
+pub fn is_shared(memory: &GuestMemory) -> bool {
+    memory.iter().all(|region| region.file_offset().is_some() && region.flags() & libc::MAP_SHARED != 0)
+}
+
+/// The same, for another process: each region's file and where in it. "User addresses", which rings are found by, are
+/// guest addresses; what this process has where is nobody's business.
 ///
 /// # Errors
-/// When RAM isn't shared: the other process could not see it.
+/// When RAM isn't shared.
 pub fn share_memory(backend: &impl VhostBackend, memory: &GuestMemory) -> io::Result<()> {
-    let not_shared = || io::Error::new(io::ErrorKind::InvalidInput, "guest memory is not shared");
+    if !is_shared(memory) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "guest memory is not shared"));
+    }
     let regions = memory.iter().map(|region| {
-        let is_shared = region.flags() & libc::MAP_SHARED != 0;
-        let info = VhostUserMemoryRegionInfo::from_guest_region(region).ok();
-        info.filter(|_| is_shared).ok_or_else(not_shared)
+        let info = VhostUserMemoryRegionInfo::from_guest_region(region).map_err(failed)?;
+        Ok(VhostUserMemoryRegionInfo { userspace_addr: info.guest_phys_addr, ..info })
     });
     backend.set_mem_table(&regions.collect::<io::Result<Vec<_>>>()?).map_err(failed)?;
     Ok(())
