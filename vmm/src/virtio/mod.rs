@@ -19,6 +19,8 @@ pub mod vsock;
 pub mod worker;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 pub(crate) mod testing;
 
 pub use device::{ActivateError, Activation, ReadyQueue, VirtioDevice};

@@ -47,6 +47,11 @@ impl Recorder {
         self.seen.lock().unwrap().clone()
     }
 
+    /// Forgets what was seen.
+    pub fn forget(&self) {
+        *self.seen.lock().unwrap() = Seen::default();
+    }
+
     fn note(&self, what: impl FnOnce(&mut Seen)) {
         what(&mut self.seen.lock().unwrap());
         self.changed.notify_all();
@@ -144,6 +149,19 @@ impl Ring {
         }
         assert!(queue.is_valid(&self.memory));
         ReadyQueue { queue, notified: self.notified.try_clone().unwrap() }
+    }
+
+    /// A ring that nobody has used yet.
+    pub fn clear(&mut self) {
+        (self.next_descriptor, self.available, self.used) = (0, 0, 0);
+        self.put(self.base, &[0; Self::SPACE as usize]);
+        let _ = self.notified.read();
+    }
+
+    /// Makes everything up to `index` available.
+    pub fn jump(&mut self, index: u16) {
+        self.available = index;
+        self.put(self.base + Self::AVAILABLE + 2, &index.to_le_bytes());
     }
 
     /// Writes one descriptor.
