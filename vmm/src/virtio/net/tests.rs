@@ -203,38 +203,59 @@ fn arp_request() -> Vec<u8> {
     [vec![0; HEADER], ethernet, request].concat()
 }
 
+/// A guest asks who has the tap's address, and the host's kernel answers, also after a pause.
+fn ask_the_host(name: &str, queues: u16, vhosts: Vec<File>) {
+    let taps = match Tap::open(name, queues) {
+        Ok(taps) => taps,
+        Err(error) => return eprintln!("skipped: no tap: {error}"),
+    };
+    ip(&format!("address add 10.1.2.1/24 dev {name}"));
+    ip(&format!("link set {name} up"));
+    let net = Net::new(taps, vhosts, &options(), None).unwrap();
+    let mut bench = Bench::new(net, 0);
+    give_room(&mut bench.rings[0], 100);
+    for _ in 0..3 {
+        let request = arp_request();
+        bench.rings[1].put(BUFFERS, &request);
+        assert_eq!(bench.exchange(1, &[input(BUFFERS, request.len() as u32)]), 0);
+        // Others come too: the host looks for routers and neighbours.
+        loop {
+            let (head, written) = bench.rings[0].wait(&bench.recorder);
+            let packet = bench.rings[0].bytes(ROOM + u64::from(head) * 2048, written as usize);
+            if packet[HEADER + 12..HEADER + 14] == [0x08, 0x06] && packet[HEADER + 21] == 2 {
+                assert_eq!(packet[HEADER + 28..HEADER + 32], [10, 1, 2, 1]);
+                assert_eq!(packet[HEADER..HEADER + 6], [2, 0, 0, 0, 0, 1]);
+                break;
+            }
+        }
+        bench.device.pause();
+        let state = bench.device.queue_states()[1].unwrap();
+        assert_eq!(state.next_avail, state.next_used);
+        bench.device.resume().unwrap();
+    }
+    // The next driver.
+    bench.device.reset();
+    bench.rings.iter_mut().for_each(Ring::clear);
+    bench.activate(&[]);
+    let request = arp_request();
+    bench.rings[1].put(BUFFERS, &request);
+    bench.exchange(1, &[input(BUFFERS, request.len() as u32)]);
+}
+
 #[test]
 fn a_real_tap_answers() {
+    in_new_network(|| [1, 2].into_iter().for_each(|queues| ask_the_host(&format!("vse{queues}"), queues, Vec::new())));
+}
+
+#[test]
+fn a_real_tap_answers_through_vhost_net() {
     in_new_network(|| {
         for queues in [1, 2] {
-            let name = format!("vse{queues}");
-            let taps = match Tap::open(&name, queues) {
-                Ok(taps) => taps,
-                Err(error) => return eprintln!("skipped: no tap: {error}"),
-            };
-            ip(&format!("address add 10.1.2.1/24 dev {name}"));
-            ip(&format!("link set {name} up"));
-            let net = Net::new(taps, Vec::new(), &options(), None).unwrap();
-            let mut bench = Bench::new(net, 0);
-            give_room(&mut bench.rings[0], 100);
-            for _ in 0..2 {
-                let request = arp_request();
-                bench.rings[1].put(BUFFERS, &request);
-                assert_eq!(bench.exchange(1, &[input(BUFFERS, request.len() as u32)]), 0);
-                // Others come too: the host looks for routers and neighbours.
-                loop {
-                    let (head, written) = bench.rings[0].wait(&bench.recorder);
-                    let packet = bench.rings[0].bytes(ROOM + u64::from(head) * 2048, written as usize);
-                    if packet[HEADER + 12..HEADER + 14] == [0x08, 0x06] && packet[HEADER + 21] == 2 {
-                        assert_eq!(packet[HEADER + 28..HEADER + 32], [10, 1, 2, 1]);
-                        assert_eq!(packet[HEADER..HEADER + 6], [2, 0, 0, 0, 0, 1]);
-                        break;
-                    }
-                }
-                bench.device.pause();
-                bench.device.resume().unwrap();
+            let open = |_| File::options().read(true).write(true).open("/dev/vhost-net");
+            match (0..queues).map(open).collect() {
+                Ok(vhosts) => ask_the_host(&format!("vse{queues}"), queues, vhosts),
+                Err(error) => eprintln!("skipped: no vhost-net: {error}"),
             }
-            drop(bench);
         }
     });
 }

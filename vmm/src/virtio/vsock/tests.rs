@@ -1,7 +1,9 @@
 use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use tempfile::TempDir;
 
 use super::connection::ROOM;
@@ -304,4 +306,48 @@ fn connections_are_bounded() {
     let (request, _) = bench.receive();
     assert_eq!((request.op, request.to_port), (Some(Op::Request), 3));
     drop(streams);
+}
+
+/// Begins to connect to a guest's port, without waiting for an answer.
+fn connect_by_kernel(cid: u32, port: u32) -> OwnedFd {
+    let flags = SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::VSOCK, SocketType::STREAM, flags, None).unwrap();
+    #[expect(unsafe_code, reason = "rustix knows no such addresses")]
+    // SAFETY: `address` is a `sockaddr_vm`, for which zeroes are valid, and as long as is said.
+    let result = unsafe {
+        let mut address: libc::sockaddr_vm = std::mem::zeroed();
+        address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+        (address.svm_cid, address.svm_port) = (cid, port);
+        let length = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+        libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length)
+    };
+    assert_eq!((result, io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EINPROGRESS)));
+    socket
+}
+
+#[test]
+fn the_kernel_connects_programs_of_the_host() {
+    let file = match File::options().read(true).write(true).open("/dev/vhost-vsock") {
+        Ok(file) => file,
+        Err(error) => return eprintln!("skipped: no vhost-vsock: {error}"),
+    };
+    const GUEST: u32 = 4242;
+    let vsock = Vsock::new(VsockBackend::Kernel(file), GUEST, None).unwrap();
+    let mut bench = Bench::new(vsock, 0);
+    bench.give_room();
+    for port in 1..4 {
+        bench.device.pause();
+        bench.device.resume().unwrap();
+        let _socket = connect_by_kernel(GUEST, port);
+        // Others end in between.
+        loop {
+            let (head, _) = bench.rings[0].wait(&bench.recorder);
+            let bytes = bench.rings[0].get::<HEADER>(PLACE + u64::from(head) * u64::from(BUFFER));
+            let header = Header::parse(&bytes);
+            if header.op == Some(Op::Request) {
+                assert_eq!((header.from, header.to, header.to_port), (HOST, GUEST.into(), port));
+                break;
+            }
+        }
+    }
 }
