@@ -29,6 +29,8 @@ pub mod api;
 pub mod boot;
 pub mod bus;
 pub mod cpu;
+#[cfg(test)]
+mod fuzzing;
 pub mod hypervisor;
 pub mod interrupts;
 pub mod layout;

@@ -12,6 +12,8 @@
 mod access;
 mod bars;
 mod config;
+#[cfg(test)]
+mod fuzz;
 mod host_bridge;
 mod msi;
 mod msix;
