@@ -32,12 +32,12 @@ fn a_whole_life() {
     let client = socket_based_api_client(vmm.api());
     let payload = models::PayloadConfig { kernel: Some(kernel), ..Default::default() };
     let config = models::VmConfig {
-        cpus: Some(Box::new(models::CpusConfig::new(1, 1))),
-        memory: Some(Box::new(models::MemoryConfig::new(32 << 20))),
+        cpus: Some(models::CpusConfig::new(1, 1)),
+        memory: Some(models::MemoryConfig::new(32 << 20)),
         disks: Some(vec![models::DiskConfig { path: Some(disk.display().to_string()), ..Default::default() }]),
-        rng: Some(Box::new(models::RngConfig::new("/dev/urandom".into()))),
-        console: Some(Box::new(models::ConsoleConfig::new(models::ConsoleMode::Off))),
-        serial: Some(Box::new(models::SerialConfig::new(models::ConsoleMode::Null))),
+        rng: Some(models::RngConfig::new("/dev/urandom".into())),
+        console: Some(models::ConsoleConfig::new(models::ConsoleMode::Off)),
+        serial: Some(models::SerialConfig::new(models::ConsoleMode::Null)),
         ..models::VmConfig::new(payload)
     };
     block_on(async {
