@@ -83,7 +83,9 @@ pub fn start(options: Options) -> Result<End, StartError> {
     if options.boot {
         vmm.boot()?;
     }
-    run(&mut vmm, &mut server, &mut signals).map_err(StartError::Run)
+    let end = run(&mut vmm, &mut server, &mut signals).map_err(StartError::Run);
+    vmm.delete();
+    end
 }
 
 /// Reads the guest's description.

@@ -41,7 +41,7 @@ fn a_guest_is_created_booted_paused_and_ended_by_orders() {
     // Filters are on: 2 is SECCOMP_MODE_FILTER.
     assert_eq!(vmm.status("Seccomp"), "2");
     vmm.put("vmm.shutdown", "");
-    assert_eq!([event(&mut events), event(&mut events)], ["vm/shutdown", "end"]);
+    assert_eq!([event(&mut events), event(&mut events), event(&mut events)], ["vm/shutdown", "vm/deleted", "end"]);
     assert_eq!(vmm.end(), Some(0));
 }
 
@@ -51,12 +51,15 @@ fn a_panic_is_told_and_ends_it_with_code_3() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path(), &kernel(folder.path(), &[out(0x505, 1), vec![0xFA, 0xF4]].concat()));
+    let config =
+        config(folder.path(), &kernel(folder.path(), &[out(0x3F8, b'!'), out(0x505, 1), vec![0xFA, 0xF4]].concat()));
     let mut vmm = Vmm::start(folder, &["--config-json", &config]);
     let mut events = vmm.events();
     vmm.put("vm.boot", "");
-    assert_eq!([event(&mut events), event(&mut events), event(&mut events)], ["vm/booted", "guest/panic", "end"]);
+    assert_eq!([event(&mut events), event(&mut events)], ["vm/booted", "guest/panic"]);
     assert_eq!(vmm.end(), Some(3));
+    // Its last words are there, though no line ends with them.
+    assert_eq!(std::fs::read(vmm.folder.path().join("serial")).unwrap(), b"!");
 }
 
 #[test]

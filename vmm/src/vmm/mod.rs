@@ -67,6 +67,17 @@ struct Vm {
     guest: Option<Box<dyn Guest>>,
 }
 
+impl Vm {
+    /// Ends the guest. What it has said or asked to be written is finished first.
+    fn stop(&mut self) {
+        if let (VmState::Running, Some(guest)) = (self.state, &mut self.guest) {
+            // There is nobody to tell: it ends anyway.
+            let _ = guest.pause();
+        }
+        self.guest = None;
+    }
+}
+
 /// The owner.
 pub struct Vmm {
     builder: Box<dyn Builder>,
@@ -147,11 +158,7 @@ impl Vmm {
             Command::VmmShutdown => self.finish(End::Ordered),
             Command::Create(config) => self.create(*config)?,
             Command::Restore(restore) => self.restore(restore)?,
-            Command::Delete => {
-                if self.vm.take().is_some() {
-                    self.monitor.tell(Happened::Deleted);
-                }
-            }
+            Command::Delete => self.delete(),
             Command::Boot => self.boot()?,
             Command::Pause => self.pause()?,
             Command::Resume => self.resume()?,
@@ -257,9 +264,17 @@ impl Vmm {
         if !matches!(vm.state, VmState::Running | VmState::Paused) {
             return Err(Refusal::State { state: vm.state, wanted: "only a booted VM can be shut down" });
         }
-        vm.guest = None;
+        vm.stop();
         self.enter(VmState::Shutdown, Happened::Shutdown(By::Api));
         Ok(())
+    }
+
+    /// `vm.delete`, and what is done before the process ends.
+    pub fn delete(&mut self) {
+        if let Some(mut vm) = self.vm.take() {
+            vm.stop();
+            self.monitor.tell(Happened::Deleted);
+        }
     }
 
     fn info(&self) -> Result<VmInfo, Refusal> {

@@ -209,10 +209,10 @@ fn the_guest_is_gone_after_shutdown_and_delete() {
     owner.put("vm.create", CONFIG);
     owner.put("vm.boot", "");
     owner.put("vm.shutdown", "");
-    assert_eq!(owner.notes(), "create, boot, drop");
+    assert_eq!(owner.notes(), "create, boot, pause, drop");
     owner.put("vm.boot", "");
     owner.put("vm.delete", "");
-    assert_eq!(owner.notes(), "create, boot, drop");
+    assert_eq!(owner.notes(), "create, boot, pause, drop");
 }
 
 #[test]
