@@ -1,0 +1,56 @@
+//! A TCP stream from the guest to the host over virtio-net with vhost: exits for each MiB, and MiB in a second.
+
+use std::io::{self, Read};
+use std::net::TcpListener;
+use std::thread;
+
+use anyhow::{Context, Result};
+
+use super::boot::MEMORY;
+use crate::contender::{Contender, Machine};
+use crate::guest::{Assets, Guest, command_line};
+use crate::table::{Table, ratio};
+use crate::tap::{HOST, Tap};
+
+/// Length of the stream, MiB.
+const STREAM: u32 = 256;
+
+pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
+    let title = format!("virtio-net: a TCP stream of {STREAM} MiB from guest to host, vhost-net");
+    let mut table = Table::new(title, &["", "exits a MiB", "ratio", "MiB a second", "ratio"]);
+    let mut base = None;
+    for &contender in contenders {
+        let tap = Tap::new()?;
+        let port = sink()?;
+        let machine = Machine {
+            vcpus: 1,
+            memory: MEMORY,
+            command_line: command_line("quiet", &format!("net={HOST}:{port}:{STREAM}")),
+            tap: Some(tap.descriptors()),
+            ..Machine::default()
+        };
+        let mut guest = Guest::start(contender, assets, &machine)?;
+        guest.begun()?;
+        let before = guest.counters()?;
+        let result = guest.result()?;
+        let exits = (&guest.counters()? - &before).exits() as f64 / f64::from(STREAM);
+        let speed = result["per_second"].as_f64().context("the guest told its speed")?;
+        let (exits_base, speed_base) = *base.get_or_insert((exits, speed));
+        let cells = [format!("{exits:.1}"), ratio(exits, exits_base), format!("{speed:.1}"), ratio(speed, speed_base)];
+        table.row([contender.to_string()].into_iter().chain(cells));
+    }
+    Ok(table)
+}
+
+/// Takes one stream and forgets it; returns where it listens.
+fn sink() -> Result<u16> {
+    let listener = TcpListener::bind((HOST, 0)).context("listening on the tap's address")?;
+    let port = listener.local_addr()?.port();
+    thread::spawn(move || -> io::Result<()> {
+        let (mut stream, _) = listener.accept()?;
+        let mut buffer = vec![0; 256 << 10];
+        while stream.read(&mut buffer)? > 0 {}
+        Ok(())
+    });
+    Ok(port)
+}

@@ -1,0 +1,119 @@
+//! From `exec` to the guest's first instruction: time, and system calls of all the VMM's threads.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::boot::MEMORY;
+use crate::contender::{Contender, Machine};
+use crate::guest::{Assets, Guest, command_line, wait_for};
+use crate::table::{Table, ratio};
+
+/// Starts of each contender; the fastest counts, which is the one that the host disturbed least.
+const TRIES: usize = 3;
+
+pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
+    let title = format!("From exec to the guest's first instruction (1 vCPU, {MEMORY} MiB), best of {TRIES}");
+    let mut table = Table::new(title, &["", "time", "ratio", "system calls", "ratio"]);
+    let mut base = None;
+    for &contender in contenders {
+        let command = contender.command(assets, &machine());
+        let mut best = Duration::MAX;
+        for _ in 0..TRIES {
+            best = best.min(time(&command)?);
+        }
+        let calls = system_calls(assets, &command)? as f64;
+        let time = best.as_secs_f64();
+        let (time_base, calls_base) = *base.get_or_insert((time, calls));
+        let cells = [format!("{best:.1?}"), ratio(time, time_base), calls.to_string(), ratio(calls, calls_base)];
+        table.row([contender.to_string()].into_iter().chain(cells));
+    }
+    Ok(table)
+}
+
+fn machine() -> Machine {
+    Machine { vcpus: 1, memory: MEMORY, command_line: command_line("quiet", "boot"), ..Machine::default() }
+}
+
+/// By the tracepoints of the scheduler and KVM, in a trace of their own.
+fn time(command: &[String]) -> Result<Duration> {
+    let trace = Trace::new()?;
+    let file = trace.0.join("trace");
+    let guest = Guest::spawn(command)?;
+    let pid = guest.pid();
+    wait_for(|| contains(&file, "kvm_entry:")).context("waiting for the first entry into the guest")?;
+    drop(guest);
+    let text = fs::read_to_string(&file).context("reading the trace")?;
+    let of = |name: &str, also: &str| {
+        text.lines().find(|line| line.contains(name) && line.contains(also)).and_then(timestamp)
+    };
+    match (of("sched_process_exec:", &format!(" pid={pid} ")), of("kvm_entry:", "")) {
+        (Some(exec), Some(entry)) if entry > exec => Ok(entry - exec),
+        _ => bail!("no exec of process {pid}, or no entry into its guest, in the trace"),
+    }
+}
+
+fn contains(file: &Path, word: &str) -> bool {
+    fs::read(file).is_ok_and(|text| String::from_utf8_lossy(&text).contains(word))
+}
+
+/// Of a line like `vse-vmm-812 [001] d..1.   101.123456: kvm_entry: vcpu 0, …`.
+fn timestamp(line: &str) -> Option<Duration> {
+    let time = line.split_whitespace().find_map(|word| word.strip_suffix(':').filter(|word| word.contains('.')))?;
+    let (seconds, micros) = time.split_once('.')?;
+    Some(Duration::from_secs(seconds.parse().ok()?) + Duration::from_micros(micros.parse().ok()?))
+}
+
+/// An instance of the kernel's tracing (`Documentation/trace/ftrace.rst`) that keeps what comes first.
+struct Trace(std::path::PathBuf);
+
+impl Trace {
+    fn new() -> Result<Self> {
+        let directory = Path::new("/sys/kernel/tracing/instances").join(format!("vse-bench-{}", std::process::id()));
+        fs::create_dir(&directory).with_context(|| format!("making {}", directory.display()))?;
+        let trace = Self(directory);
+        for (file, value) in [
+            ("options/overwrite", "0"),
+            ("buffer_size_kb", "256"),
+            ("events/sched/sched_process_exec/enable", "1"),
+            ("events/kvm/kvm_entry/enable", "1"),
+        ] {
+            fs::write(trace.0.join(file), value).with_context(|| format!("setting {file} of the trace"))?;
+        }
+        Ok(trace)
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        // What is left of it would only cost memory of the host's.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Every call that began before the first `KVM_RUN`, by strace.
+fn system_calls(assets: &Assets, command: &[String]) -> Result<usize> {
+    let log = assets.directory.path().join("strace");
+    let mut traced: Vec<String> = ["strace", "-f", "-qq", "-o"].map(str::to_owned).into();
+    traced.push(log.display().to_string());
+    traced.extend_from_slice(command);
+    let guest = Guest::spawn(&traced)?;
+    wait_for(|| contains(&log, "KVM_RUN")).context("waiting for strace to see a KVM_RUN")?;
+    drop(guest);
+    let log = fs::read(&log).context("reading what strace wrote")?;
+    String::from_utf8_lossy(&log).lines().position(|line| line.contains("KVM_RUN")).context("strace saw no KVM_RUN")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_a_trace_are_read() {
+        let line = "         vse-vmm-812     [001] d..1.   101.123456: kvm_entry: vcpu 0, rip 0x100000";
+        assert_eq!(timestamp(line), Some(Duration::from_micros(101_123_456)));
+        assert_eq!(timestamp("# tracer: nop"), None);
+    }
+}
