@@ -2,6 +2,8 @@
 //!
 //!     VSE_VFIO_FUNCTION=/sys/bus/pci/devices/0000:00:08.0 cargo test -p vse-vmm --test vfio -- --ignored
 
+#![allow(clippy::unwrap_used)] // helpers of tests, which the lint does not take for tests
+
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -12,6 +12,7 @@ use crate::generate;
 /// Each crate and the crates of this workspace it may use. Tests may look further: dev-dependencies do not count.
 const ARROWS: &[(&str, &[&str])] = &[
     ("kubectl-vse", &["vse-crds"]),
+    ("vse-bench", &[]),
     ("vse-crds", &[]),
     ("vse-engine", &[]),
     ("vse-erofs", &[]),
@@ -22,6 +23,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vse-node-runtime", &["vse-crds", "vse-engine", "vse-guest-network", "vse-launch", "vse-system-image"]),
     ("vse-operator", &["vse-crds"]),
     ("vse-system-image", &["vse-erofs"]),
+    ("vse-vmm", &["vse-vmm-api"]),
+    ("vse-vmm-api", &[]),
     ("vse-e2e", &["vse-crds"]),
     ("xtask", &["vse-crds"]),
 ];
