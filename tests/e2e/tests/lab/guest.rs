@@ -28,7 +28,8 @@ fn stock_debian_with_cpus_and_huge_pages_of_one_cell() {
         // All its CPUs are of one cell, the emulator's none of the vCPUs'.
         let placed = microvm.status.clone().and_then(|status| status.cpus).context("no CPUs in the status")?;
         let [first, second] = placed.pinned[..] else { vse_e2e::bail!("two vCPUs on {:?}", placed.pinned) };
-        let emulator: u32 = placed.emulator.parse().with_context(|| format!("one emulator CPU: {}", placed.emulator))?;
+        let emulator: u32 =
+            placed.emulator.parse().with_context(|| format!("one emulator CPU: {}", placed.emulator))?;
         ensure!(first != second && emulator != first && emulator != second, "{}", placed.summary);
         let node = &microvm.spec.node_name;
         let host = Api::<Host>::all(world.client.clone()).get(node).await?;
