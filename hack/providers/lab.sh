@@ -67,6 +67,7 @@ node_start() {
         host_exec "$directory" "${arguments[@]}" </dev/null >>"$directory/log/qemu.log" 2>&1
     ) &
     echo $! >"$directory/pid"
+    wait_for 30 "QEMU of $1 to start" machine_pid "$1"
 }
 
 # A tap in the control plane's network namespace, on a bridge there: tap NAME BRIDGE

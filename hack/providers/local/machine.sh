@@ -51,6 +51,7 @@ machine_start() {
     local directory=$machines/$1
     rm -f "$directory/pid"
     cgroup_create "$cluster_id/$1/system"
+    cgroup_favour "$cluster_id"
     # In the background for good: its own session, no descriptor of ours.
     (
         cgroup_join "$cluster_id/$1/system"
