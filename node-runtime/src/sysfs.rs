@@ -1,7 +1,9 @@
 //! Reading and writing small files of /sys and /proc below a root that tests can replace.
 
+use rustix::fs::OFlags;
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -107,6 +109,13 @@ impl Root {
     /// Opens a file for reading and writing. Never makes one.
     pub fn open(&self, file: &str) -> io::Result<fs::File> {
         fs::File::options().read(true).write(true).open(self.path(file))
+    }
+
+    /// Opens a file for reading, of a disk only if nobody has claimed it: no mount, in whatever namespace, no swap, no
+    /// volume (open(2), O_EXCL on block devices).
+    pub fn open_unclaimed(&self, file: &str) -> io::Result<fs::File> {
+        let flags = (OFlags::EXCL | OFlags::NONBLOCK).bits();
+        fs::File::options().read(true).custom_flags(flags as i32).open(self.path(file))
     }
 
     /// Last component of what a symbolic link points to, as sysfs names drivers and IOMMU groups.

@@ -23,7 +23,9 @@ pub fn render(map: &Map, paint: Paint) -> String {
         out.push_str(&format!("\n{about}\n"));
         let cores = cell.chunk_by(|a, b| a.place.core == b.place.core);
         out.push_str(&wrap(cores.map(|core| draw_core(core, &others, paint))));
-        out.push_str(&draw_devices(map, |device| device.cell == Some(id), paint));
+        // A cell may have CPUs of several sockets.
+        let is_first = map.cpus.iter().find(|cpu| cpu.place.cell == id).map(place) == Some((socket, id));
+        out.push_str(&draw_devices(map, |device| is_first && device.cell == Some(id), paint));
     }
     let of_no_cell = |device: &DeviceUse| map.cpus.iter().all(|cpu| Some(cpu.place.cell) != device.cell);
     if map.devices.iter().any(of_no_cell) {

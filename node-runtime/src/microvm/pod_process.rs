@@ -197,6 +197,21 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_set_from_outside() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let process = PodProcess { pid, pidfd: pidfd_open(pid, PidfdFlags::empty()).unwrap() };
+        // Raising it needs a privilege; lowering it shows the same.
+        process.limit_memlock(64 << 10).unwrap();
+        let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+        let locked = limits.lines().find(|line| line.starts_with("Max locked memory")).unwrap();
+        assert_eq!(locked.split_ascii_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["65536", "65536"]);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(matches!(process.limit_memlock(64 << 10), Err(Error::Gone(_) | Error::Io { .. })));
+    }
+
+    #[test]
     fn nonsense_is_gone() {
         for pid in [0, -1, i32::MAX] {
             assert!(matches!(PodProcess::open(pid, "x"), Err(Error::Gone(_))));

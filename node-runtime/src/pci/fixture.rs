@@ -21,6 +21,7 @@ pub fn card(group: u32) -> Function {
         physical_function: None,
         sriov: None,
         interfaces: Vec::new(),
+        disks: Vec::new(),
         host_use: None,
     }
 }

@@ -54,6 +54,8 @@ pub struct Function {
     pub sriov: Option<Sriov>,
     /// Network interfaces the host sees of it.
     pub interfaces: Vec<String>,
+    /// Disks the host sees of it, without their partitions.
+    pub disks: Vec<String>,
     /// What the host does with it.
     pub host_use: Option<HostUse>,
 }
@@ -114,6 +116,18 @@ impl Machine {
         Ok(Self { functions, vfio })
     }
 
+    /// Asks the kernel whether the disks of these functions are free: a mount may be one that process 1 does not see. Not
+    /// for any function, because for that moment nobody else can mount the disk.
+    pub fn probe_disks(&mut self, root: &Root, of: &[Address]) {
+        for address in of {
+            if let Some(f) = self.functions.get_mut(address)
+                && f.host_use.is_none()
+            {
+                f.host_use = f.disks.iter().find_map(|disk| host_use::claimed(root, disk));
+            }
+        }
+    }
+
     /// The functions of an IOMMU group, bridges apart.
     pub fn group(&self, number: u32) -> impl Iterator<Item = (&Address, &Function)> {
         self.functions.iter().filter(move |(_, f)| f.group.is_some_and(|g| g.number == number) && !f.is_bridge())
@@ -149,6 +163,7 @@ fn function(root: &Root, address: &str, seen: host_use::Seen) -> Option<Function
             autoprobe: number("sriov_drivers_autoprobe") != Some(0),
         }),
         interfaces: seen.interfaces,
+        disks: seen.disks,
         host_use: seen.host_use,
     })
 }

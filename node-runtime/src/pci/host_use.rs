@@ -5,6 +5,7 @@
 use super::address::Address;
 use super::function::DEVICES;
 use crate::sysfs::{Error, Root};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
@@ -49,6 +50,8 @@ impl fmt::Display for HostUse {
 pub(super) struct Seen {
     /// Network interfaces.
     pub interfaces: Vec<String>,
+    /// Disks.
+    pub disks: Vec<String>,
     /// The first use found.
     pub host_use: Option<HostUse>,
 }
@@ -58,7 +61,15 @@ pub(super) struct Uses<'a> {
     root: &'a Root,
     interfaces: BTreeMap<Address, Vec<String>>,
     routed: BTreeSet<String>,
-    disks: BTreeMap<Address, String>,
+    disks: Disks,
+}
+
+/// Disks by function.
+#[derive(Default)]
+struct Disks {
+    all: BTreeMap<Address, Vec<String>>,
+    /// One that is in use, where there is any.
+    used: BTreeMap<Address, String>,
 }
 
 /// Looks at interfaces and disks.
@@ -69,7 +80,7 @@ pub(super) fn observe(root: &Root) -> Result<Uses<'_>, Error> {
             interfaces.entry(address).or_default().push(name);
         }
     }
-    Ok(Uses { interfaces, routed: routed(root), disks: disks_in_use(root)?, root })
+    Ok(Uses { interfaces, routed: routed(root), disks: disks(root)?, root })
 }
 
 impl Uses<'_> {
@@ -79,9 +90,9 @@ impl Uses<'_> {
             .iter()
             .find_map(|name| self.interface(name))
             .or_else(|| (interfaces.is_empty() && self.has_hidden_interface(address)).then_some(HostUse::Elsewhere))
-            .or_else(|| self.disks.get(&address).cloned().map(HostUse::Disk))
+            .or_else(|| self.disks.used.get(&address).cloned().map(HostUse::Disk))
             .or_else(|| self.is_console(address).then_some(HostUse::Console));
-        Seen { interfaces, host_use }
+        Seen { interfaces, disks: self.disks.all.get(&address).cloned().unwrap_or_default(), host_use }
     }
 
     fn interface(&self, name: &str) -> Option<HostUse> {
@@ -134,8 +145,19 @@ fn routed(root: &Root) -> BTreeSet<String> {
     [column("proc/1/net/route", false), column("proc/1/net/ipv6_route", true)].concat().into_iter().collect()
 }
 
-/// Functions with a disk in use, and that disk.
-fn disks_in_use(root: &Root) -> Result<BTreeMap<Address, String>, Error> {
+/// Whether somebody has claimed a disk, or nobody can tell.
+pub(super) fn claimed(root: &Root, disk: &str) -> Option<HostUse> {
+    // sysfs has `!` where names under /dev have a slash.
+    match root.open_unclaimed(&format!("dev/{}", disk.replace('!', "/"))) {
+        Ok(_) => None,
+        // A drive without anything in it.
+        Err(error) if error.raw_os_error() == Some(Errno::NOMEDIUM.raw_os_error()) => None,
+        Err(_) => Some(HostUse::Disk(disk.to_owned())),
+    }
+}
+
+/// Disks, and which of them are in use as far as files tell.
+fn disks(root: &Root) -> Result<Disks, Error> {
     let mounts = root.text("proc/1/mountinfo")?;
     let swaps = root.optional("proc/swaps").unwrap_or_default();
     let mut used: BTreeSet<&str> = swaps.lines().filter_map(|line| line.split_ascii_whitespace().next()).collect();
@@ -144,15 +166,20 @@ fn disks_in_use(root: &Root) -> Result<BTreeMap<Address, String>, Error> {
         used.extend(line.split_ascii_whitespace().nth(2));
         used.extend(line.split_once(" - ").and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)));
     }
-    let mut disks = BTreeMap::new();
+    let mut disks = Disks::default();
     for name in root.names("sys/class/block") {
         let directory = format!("sys/class/block/{name}");
         let number = root.optional(&format!("{directory}/dev")).unwrap_or_default();
         let is_used = used.contains(number.as_str())
             || used.contains(format!("/dev/{name}").as_str())
             || !root.names(&format!("{directory}/holders")).is_empty();
-        if is_used {
-            disks.extend(functions_behind(root, &directory).into_iter().map(|address| (address, name.clone())));
+        for address in functions_behind(root, &directory) {
+            if is_used {
+                disks.used.insert(address, name.clone());
+            }
+            if !root.exists(&format!("{directory}/partition")) {
+                disks.all.entry(address).or_default().push(name.clone());
+            }
         }
     }
     Ok(disks)

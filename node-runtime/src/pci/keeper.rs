@@ -121,7 +121,7 @@ impl Keeper {
     /// then is given back with the guest's end.
     pub fn take(&mut self, pod: &str, wanted: &[(String, String)]) -> Result<Taken, TakeError> {
         let classes = self.classes.as_ref().ok_or(TakeError::NotKnown)?;
-        let machine = Machine::observe(&self.root)?;
+        let machine = self.look()?;
         let known = units(&machine, &members(&machine, classes));
         let units = wanted.iter().map(|(class, id)| usable(&known, class, id)).collect::<Result<Vec<_>, _>>()?;
         let functions = || units.iter().flat_map(|unit| &unit.functions);
@@ -166,6 +166,15 @@ impl Keeper {
         }
     }
 
+    /// What there is, with a closer look at what classes would give away.
+    fn look(&self) -> Result<Machine, sysfs::Error> {
+        let mut machine = Machine::observe(&self.root)?;
+        let classes = self.classes.as_deref().unwrap_or_default();
+        let offered: Vec<Address> = members(&machine, classes).into_keys().collect();
+        machine.probe_disks(&self.root, &offered);
+        Ok(machine)
+    }
+
     /// What guests that are here have.
     fn held(&self) -> BTreeMap<Address, String> {
         let guests = self.guests.borrow();
@@ -190,7 +199,7 @@ impl Keeper {
         let mut round = 0;
         loop {
             round += 1;
-            let machine = Machine::observe(&self.root)?;
+            let machine = self.look()?;
             let wanted = Wanted { made: self.made(&machine), held: held.clone() };
             let busy = self.busy(&machine, &wanted);
             let seen = Seen { machine, ledger: self.ledger.clone(), busy };

@@ -166,6 +166,21 @@ fn a_disk_of_an_nvme_subsystem_is_its_controllers() {
 }
 
 #[test]
+fn a_disk_nobody_can_tell_of_is_in_use() {
+    let host = Host::new();
+    host.disk(&format!("pci0000:00/0000:00:01.0/{CARD}/ata1/host0/target0:0:0/0:0:0:0/block/sda"));
+    let root = Root::new(host.0.path());
+    let mut seen = host.observe();
+    assert_eq!(seen.functions[&address(CARD)].disks, ["sda"]);
+    seen.probe_disks(&root, &[address(CARD)]);
+    assert_eq!(seen.functions[&address(CARD)].host_use, Some(HostUse::Disk("sda".into())));
+    host.file("dev/sda", "");
+    let mut seen = host.observe();
+    seen.probe_disks(&root, &[address(CARD)]);
+    assert_eq!(seen.functions[&address(CARD)].host_use, None);
+}
+
+#[test]
 fn without_sight_of_the_mounts_nothing_is_known() {
     let host = Host::new();
     fs::remove_file(host.0.path().join("proc/1/mountinfo")).unwrap();

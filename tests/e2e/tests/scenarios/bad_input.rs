@@ -8,6 +8,7 @@ use vse_e2e::{Result, Value, World, bail, ensure, json, patched, scenario, tiny}
 fn bad_specs() -> Vec<(Value, &'static [&'static str])> {
     let cpu = |cpu: Value| json!({"machine": {"cpu": cpu}});
     let volume = |name: &str| json!({"name": name, "emptyDisk": {"capacity": "16Mi"}});
+    let device = |name: &str, resource: &str| json!({"machine": {"devices": {"hostDevices": [{"name": name, "deviceName": resource}]}}});
     vec![
         (cpu(json!({"cores": 0})), &["spec.machine.cpu.cores", "greater than or equal to 1"]),
         (cpu(json!({"cores": 10_000})), &["spec.machine.cpu.cores", "less than or equal to 512"]),
@@ -23,6 +24,12 @@ fn bad_specs() -> Vec<(Value, &'static [&'static str])> {
             json!({"machine": {"memory": {"hugepages": {"pageSize": "4Ki"}}}}),
             &["spec.machine.memory.hugepages.pageSize"],
         ),
+        (
+            device("a", "nvidia.com/gpu"),
+            &["spec.machine.devices.hostDevices[0].deviceName", "must be vse.hpc.io/CLASS"],
+        ),
+        (device("a", "vse.hpc.io/kvm"), &["hostDevices[0].deviceName", "asked for by every guest anyway"]),
+        (device("No_Name", "vse.hpc.io/nic"), &["spec.machine.devices.hostDevices[0].name"]),
         (json!({"volumes": [volume("a"), volume("a")]}), &["spec.volumes", "uplicate"]),
         (json!({"volumes": [volume("a")], "disks": [{"name": "b"}]}), &["spec.disks", "name one of volumes"]),
         (json!({"volumes": [volume("cidata")]}), &["spec.volumes[0].name", "taken"]),
