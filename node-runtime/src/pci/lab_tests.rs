@@ -1,8 +1,8 @@
 //! On a real kernel with an IOMMU: cards of a lab host (hack/lab-host --help) are taken, given back, refused.
 //!
 //! ```console
-//! $ cargo test -p vse-node-runtime --no-run          # prints the test program's path
-//! $ hack/lab-host run --share target/debug/deps -- /mnt/share/vse_node_runtime-HASH lab_tests --ignored --test-threads 1
+//! $ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$PWD/hack/lab-runner
+//! $ cargo test -p vse-node-runtime --bins -- lab_tests --ignored --test-threads 1
 //! ```
 
 use super::keeper::{Keeper, TakeError};
