@@ -214,3 +214,26 @@ async fn huge_pages_lie_on_their_cells_before_the_guest_runs() {
     assert_eq!(state(&*guest).await, RunState::Prelaunch);
     assert_eq!(running.huge_pages_on([0, 1]), ([16, 16], 32));
 }
+
+#[tokio::test]
+#[ignore = "needs KVM that boots a distribution's kernel, in /boot"]
+async fn a_distributions_kernel_boots_on_two_cells() {
+    let open = |path: &str| OwnedFd::from(File::open(path).unwrap());
+    let (mut running, guest) = launch_with(IDLE, |guest| {
+        on_two_cells(guest);
+        guest.memory.bytes = 256 << 20;
+        guest.cells.iter_mut().for_each(|cell| cell.bytes = 128 << 20);
+        guest.boot.kernel = open("/boot/vmlinuz");
+        guest.boot.initramfs = Some(open("/boot/initrd.img"));
+        guest.boot.command_line = "console=ttyS0 panic=-1".into();
+    })
+    .await;
+    guest.resume().await.unwrap();
+    // As the kernel sees the cells of SRAT and SLIT, and their memory.
+    running.await_console("Initmem setup node 0");
+    running.await_console("Initmem setup node 1");
+    running.await_console("Run /init as init process");
+    assert_eq!(running.huge_pages_on([0, 1]), ([64, 64], 128));
+    guest.stop().await.unwrap();
+    assert_eq!(running.exit(), ExitMeaning::PoweredOff);
+}

@@ -2,7 +2,7 @@
 //! and have the devices these ask for, and kubelet deals them out.
 //!
 //! A pod gets nothing but names: the engine gets its open descriptors from the node runtime, not device nodes in the
-//! pod. Owns the plugins' sockets and their registration. Decides nothing about guests.
+//! pod; but for engines that can't take a descriptor. Owns the plugins' sockets and their registration. Decides nothing about guests.
 
 mod registration;
 mod service;
@@ -35,6 +35,8 @@ pub struct DevicePlugin {
     pub resource: String,
     /// What there is of it.
     pub devices: watch::Receiver<Vec<Device>>,
+    /// Device node that a pod with it gets, for engines that open it by name.
+    pub node: Option<&'static str>,
     /// `/var/lib/kubelet/device-plugins`.
     pub directory: PathBuf,
 }
@@ -112,6 +114,7 @@ impl DevicePlugin {
         let server = Server::builder()
             .add_service(api::device_plugin_server::DevicePluginServer::new(service::Service::new(
                 &self.resource,
+                self.node,
                 self.devices.clone(),
             )))
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), socket_gone(path.clone()));

@@ -2,9 +2,9 @@
 
 use super::Device;
 use super::api::{
-    AllocateRequest, AllocateResponse, ContainerAllocateResponse, Device as Listed, DevicePluginOptions, Empty,
-    ListAndWatchResponse, NumaNode, PreStartContainerRequest, PreStartContainerResponse, PreferredAllocationRequest,
-    PreferredAllocationResponse, TopologyInfo, device_plugin_server::DevicePlugin,
+    AllocateRequest, AllocateResponse, ContainerAllocateResponse, Device as Listed, DevicePluginOptions, DeviceSpec,
+    Empty, ListAndWatchResponse, NumaNode, PreStartContainerRequest, PreStartContainerResponse,
+    PreferredAllocationRequest, PreferredAllocationResponse, TopologyInfo, device_plugin_server::DevicePlugin,
 };
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
@@ -14,12 +14,14 @@ use tonic::{Request, Response, Status};
 pub(super) struct Service {
     /// Environment variable in which a pod reads which functions it got.
     variable: String,
+    /// Device node that a pod gets.
+    node: Option<&'static str>,
     devices: watch::Receiver<Vec<Device>>,
 }
 
 impl Service {
-    pub(super) fn new(resource: &str, devices: watch::Receiver<Vec<Device>>) -> Self {
-        Self { variable: variable(resource), devices }
+    pub(super) fn new(resource: &str, node: Option<&'static str>, devices: watch::Receiver<Vec<Device>>) -> Self {
+        Self { variable: variable(resource), node, devices }
     }
 
     fn allocate_container(&self, ids: &[String]) -> Result<ContainerAllocateResponse, Status> {
@@ -31,7 +33,16 @@ impl Service {
             functions.extend(device.functions.iter().map(String::as_str));
         }
         let named = (!functions.is_empty()).then(|| (self.variable.clone(), functions.join(",")));
-        Ok(ContainerAllocateResponse { envs: named.into_iter().collect(), ..ContainerAllocateResponse::default() })
+        let node = self.node.map(|path| DeviceSpec {
+            container_path: path.to_owned(),
+            host_path: path.to_owned(),
+            permissions: "rw".to_owned(),
+        });
+        Ok(ContainerAllocateResponse {
+            envs: named.into_iter().collect(),
+            devices: node.into_iter().collect(),
+            ..ContainerAllocateResponse::default()
+        })
     }
 }
 
@@ -104,7 +115,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn kubelet_hears_of_each_change() {
         let (sender, devices) = watch::channel(vec![device("0000:65:00.0", true)]);
-        let service = Service::new("vse.hpc.io/fast-nic", devices);
+        let service = Service::new("vse.hpc.io/fast-nic", None, devices);
         let mut heard = service.list_and_watch(Request::new(Empty {})).await.unwrap().into_inner();
         let first = heard.next().await.unwrap().unwrap();
         assert_eq!(first.devices[0].health, "Healthy");
@@ -114,9 +125,21 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_gets_the_node_of_its_engine() {
+        let devices = super::super::tickets(2);
+        let service = Service::new("vse.hpc.io/engine-cloud-hypervisor", Some("/dev/kvm"), devices);
+        let given = service.allocate_container(&["1".into()]).unwrap();
+        assert_eq!(
+            (given.devices[0].container_path.as_str(), given.devices[0].permissions.as_str()),
+            ("/dev/kvm", "rw")
+        );
+        assert!(given.envs.is_empty());
+    }
+
+    #[test]
     fn a_pod_is_told_its_functions() {
         let devices = watch::channel(vec![device("0000:65:00.0", true), device("0000:66:00.0", true)]).1;
-        let service = Service::new("vse.hpc.io/fast-nic", devices);
+        let service = Service::new("vse.hpc.io/fast-nic", None, devices);
         let told = service.allocate_container(&["0000:66:00.0".into()]).unwrap();
         assert_eq!(told.envs["PCI_RESOURCE_VSE_HPC_IO_FAST_NIC"], "0000:66:00.0,0000:66:00.1");
         assert!(told.devices.is_empty() && told.mounts.is_empty());

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use vse_crds::{Accelerator, DeviceClass, Host, HostPolicy, HostStatus, labels};
+use vse_crds::{Accelerator, DeviceClass, EngineName, Host, HostPolicy, HostStatus, labels};
 
 /// Guests a host may hold at a time: no limit of its own, CPUs and memory are.
 const TICKETS: u32 = 1000;
@@ -142,7 +142,8 @@ async fn keep_offered(directory: PathBuf, mut offered: watch::Receiver<BTreeSet<
         for resource in wanted {
             served.entry(resource).or_insert_with(|| {
                 let (devices, directory) = (tickets(TICKETS), directory.clone());
-                let plugin = DevicePlugin { resource: resource.to_owned(), devices, directory };
+                let node = (resource == EngineName::CloudHypervisor.resource()).then_some("/dev/kvm");
+                let plugin = DevicePlugin { resource: resource.to_owned(), devices, node, directory };
                 AbortOnDrop(tokio::spawn(plugin.keep_served()).abort_handle())
             });
         }
@@ -164,7 +165,7 @@ impl Drop for AbortOnDrop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vse_crds::{EngineName, HostEngine};
+    use vse_crds::HostEngine;
 
     #[test]
     fn a_host_offers_its_best_accelerator_and_the_engines_that_run() {

@@ -61,7 +61,12 @@ pub(super) async fn offer(directory: PathBuf, mut reports: watch::Receiver<Optio
 
 fn start(directory: &std::path::Path, class: &str) -> Offer {
     let (devices, offered) = watch::channel(Vec::new());
-    let plugin = DevicePlugin { resource: device_resource(class), devices: offered, directory: directory.to_owned() };
+    let plugin = DevicePlugin {
+        resource: device_resource(class),
+        devices: offered,
+        node: None,
+        directory: directory.to_owned(),
+    };
     Offer { devices, plugin: tokio::spawn(plugin.keep_served()) }
 }
 
