@@ -58,6 +58,12 @@ impl Connection {
         !self.unsent.is_empty()
     }
 
+    /// Whether nothing has begun that isn't finished.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.unsent.is_empty() && self.received.is_empty()
+    }
+
     /// Reads once what has come.
     ///
     /// # Errors

@@ -102,12 +102,17 @@ impl Server {
         while let Ok((stream, _)) = self.listener.accept() {
             let Ok(mut client) = Connection::new(stream) else { continue };
             if self.clients.len() >= MAX_CLIENTS {
-                client.refuse();
-                // It fits into the socket's buffer, or is lost.
-                let _ = client.send();
-            } else {
-                self.clients.push(Some(client));
+                // Whoever has been there longest and says nothing makes room.
+                let idle = self.clients.iter().position(|client| client.as_ref().is_none_or(Connection::is_idle));
+                let Some(idle) = idle else {
+                    client.refuse();
+                    // It fits into the socket's buffer, or is lost.
+                    let _ = client.send();
+                    continue;
+                };
+                self.clients.remove(idle);
             }
+            self.clients.push(Some(client));
         }
     }
 }
@@ -121,5 +126,72 @@ impl Call {
     #[must_use]
     pub fn client(&self) -> Answering {
         Answering(self.client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// One round of an owner's loop that answers every request.
+    fn round(server: &mut Server) {
+        let mut fds = Vec::new();
+        server.watch(&mut fds);
+        assert_eq!(fds.len(), server.watched());
+        let soon = rustix::event::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        rustix::event::poll(&mut fds, Some(&soon)).unwrap();
+        let results: Vec<_> = fds.iter().map(PollFd::revents).collect();
+        drop(fds);
+        server.ready(&results);
+        while let Some(call) = server.take_call() {
+            let client = call.client();
+            server.answer(client, &Response::DONE);
+        }
+    }
+
+    fn server() -> (tempfile::TempDir, std::path::PathBuf, Server) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api");
+        let server = Server::new(UnixListener::bind(&path).unwrap()).unwrap();
+        (folder, path, server)
+    }
+
+    fn ask(server: &mut Server, client: &mut UnixStream) -> String {
+        client.write_all(b"GET /a HTTP/1.1\r\n\r\n").unwrap();
+        (0..3).for_each(|_| round(server));
+        let mut answer = [0; 128];
+        let length = client.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    }
+
+    #[test]
+    fn several_clients_are_served_again_and_again() {
+        let (_kept, path, mut server) = server();
+        let mut clients: Vec<_> = (0..4).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        for _ in 0..2 {
+            for client in &mut clients {
+                assert!(ask(&mut server, client).starts_with("HTTP/1.1 204"));
+            }
+        }
+        drop(clients);
+        round(&mut server);
+        assert_eq!(server.watched(), 1);
+    }
+
+    #[test]
+    fn who_says_nothing_makes_room() {
+        let (_kept, path, mut server) = server();
+        let idle: Vec<_> = (0..2 * MAX_CLIENTS)
+            .map(|_| {
+                let client = UnixStream::connect(&path).unwrap();
+                round(&mut server);
+                client
+            })
+            .collect();
+        assert_eq!(server.watched(), 1 + MAX_CLIENTS);
+        assert!(ask(&mut server, &mut UnixStream::connect(&path).unwrap()).starts_with("HTTP/1.1 204"));
+        drop(idle);
     }
 }
