@@ -100,6 +100,9 @@ const NET: &[Call] = &[
 ];
 
 const CONSOLE: &[Call] = &[
+    // Whether a terminal would wait.
+    Any(SYS_poll),
+    Any(SYS_ppoll),
     Any(SYS_readv),
     Any(SYS_writev),
     Any(SYS_accept4),
