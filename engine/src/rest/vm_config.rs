@@ -200,7 +200,12 @@ mod tests {
         let mut text = command.program;
         for pair in command.args.chunks(2) {
             let value = match serde_json::from_str::<Value>(&pair[1]) {
-                Ok(config @ Value::Object(_)) => serde_json::to_string_pretty(&config).unwrap(),
+                Ok(config @ Value::Object(_)) => {
+                    // The VMM's own reader knows each field, and each rule.
+                    let read = vse_vmm_api::json::read::<vse_vmm_api::VmConfig>(pair[1].as_bytes()).unwrap();
+                    read.validate().unwrap();
+                    serde_json::to_string_pretty(&config).unwrap()
+                }
                 _ => pair[1].clone(),
             };
             text.push_str(&format!("\n{} {value}", pair[0]));
