@@ -127,7 +127,7 @@ fn what_no_host_has_is_refused_with_what_they_have() {
 fn host_with_cards() -> Arc<Host> {
     let mut host = host().as_ref().clone();
     let status = host.status.as_mut().unwrap();
-    status.engines[0].capabilities = vec!["Passthrough".into()];
+    status.engines[1].capabilities = vec!["Passthrough".into()];
     status.device_classes = vec![from_yaml("{name: nic, devices: 2}")];
     Arc::new(host)
 }
@@ -175,10 +175,13 @@ fn more_devices_than_any_host_has_are_refused() {
 #[test]
 fn an_engine_without_passthrough_is_not_taken_for_devices() {
     let mut host = host_with_cards().as_ref().clone();
-    host.status.as_mut().unwrap().engines[0].capabilities.clear();
+    host.status.as_mut().unwrap().engines[1].capabilities.clear();
     let refusal = refusal(with_devices("{name: a, deviceName: vse.hpc.io/nic}"), None, vec![Arc::new(host)]);
     assert_eq!(refusal.reason, Reason::NoEngine);
-    assert!(refusal.to_string().contains("host-1: qemu can't pass host devices through"), "{refusal}");
+    assert!(
+        refusal.to_string().contains("qemu: lacks Passthrough, which spec.machine.devices.hostDevices needs"),
+        "{refusal}"
+    );
 }
 
 #[test]
