@@ -49,7 +49,7 @@ host_exec() {
         -nodefaults -no-reboot -display none -serial file:console \
         -qmp unix:qmp,server=on,wait=off \
         -kernel "$lab_host/kernel" -initrd "$lab_host/initrd" \
-        -append "console=ttyS0 intel_iommu=on iommu=pt mitigations=off apparmor=0 tsc=reliable quiet panic=-1 ${HOST_APPEND:-}" \
+        -append "console=ttyS0 intel_iommu=on iommu=pt mitigations=off apparmor=0 quiet panic=-1 ${HOST_APPEND:-}" \
         -drive "file=$lab_host/root.img,format=raw,if=none,id=root,readonly=on" \
         -device virtio-blk-pci,drive=root,serial=root,addr=0x2 \
         -drive file=disk.img,format=raw,if=none,id=disk,cache=unsafe,discard=unmap \
