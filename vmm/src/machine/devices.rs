@@ -7,8 +7,10 @@ use vse_vmm_api::{ConsoleMode, NewDevice, VmConfig};
 
 use super::error::MachineError;
 use super::passthrough::Passthrough;
+use super::pmem_area::PmemArea;
 use super::virtio_devices::{self, AnyError};
 use super::{Event, Events};
+use crate::hypervisor::Slots;
 use crate::interrupts::Interrupts;
 use crate::memory::GuestMemory;
 use crate::pci::{PciFunction, PciRoot, PlugError};
@@ -24,6 +26,8 @@ pub(super) struct Workshop {
     pub doorbells: Arc<dyn Doorbells>,
     pub pci: Arc<PciRoot>,
     pub passthrough: Passthrough,
+    pub memory_slots: Slots,
+    pub pmem: PmemArea,
     pub filters: Arc<Filters>,
     pub events: Arc<Events>,
 }
@@ -35,9 +39,10 @@ pub(super) enum Wanted<'a> {
     Rng(&'a vse_vmm_api::RngConfig),
     /// virtio console, with a terminal, the guest agent's port, or both.
     Console(&'a VmConfig),
+    Fs(&'a vse_vmm_api::FsConfig),
+    Pmem(&'a vse_vmm_api::PmemConfig),
+    Vsock(&'a vse_vmm_api::VsockConfig),
     Vfio(&'a vse_vmm_api::DeviceConfig),
-    /// What there is no device for yet, by its ID.
-    Unknown(Option<&'a String>),
 }
 
 /// A device on the bus.
@@ -70,9 +75,9 @@ pub(super) fn wanted(config: &VmConfig) -> Vec<Wanted<'_>> {
     if config.agent.is_some() || config.console.mode != ConsoleMode::Off {
         all.push(Wanted::Console(config));
     }
-    all.extend(config.fs.iter().map(|fs| Wanted::Unknown(fs.id.as_ref())));
-    all.extend(config.pmem.iter().map(|pmem| Wanted::Unknown(pmem.id.as_ref())));
-    all.extend(config.vsock.iter().map(|vsock| Wanted::Unknown(vsock.id.as_ref())));
+    all.extend(config.fs.iter().map(Wanted::Fs));
+    all.extend(config.pmem.iter().map(Wanted::Pmem));
+    all.extend(config.vsock.iter().map(Wanted::Vsock));
     all.extend(config.devices.iter().map(Wanted::Vfio));
     all
 }
@@ -82,9 +87,9 @@ pub(super) fn new(device: &NewDevice) -> Wanted<'_> {
     match device {
         NewDevice::Disk(config) => Wanted::Disk(config),
         NewDevice::Net(config) => Wanted::Net(config),
-        NewDevice::Fs(config) => Wanted::Unknown(config.id.as_ref()),
-        NewDevice::Pmem(config) => Wanted::Unknown(config.id.as_ref()),
-        NewDevice::Vsock(config) => Wanted::Unknown(config.id.as_ref()),
+        NewDevice::Fs(config) => Wanted::Fs(config),
+        NewDevice::Pmem(config) => Wanted::Pmem(config),
+        NewDevice::Vsock(config) => Wanted::Vsock(config),
         NewDevice::Vfio(config) => Wanted::Vfio(config),
     }
 }
@@ -97,8 +102,10 @@ impl Wanted<'_> {
             Self::Net(config) => config.id.as_ref(),
             Self::Rng(config) => config.id.as_ref(),
             Self::Console(config) => config.console.id.as_ref(),
+            Self::Fs(config) => config.id.as_ref(),
+            Self::Pmem(config) => config.id.as_ref(),
+            Self::Vsock(config) => config.id.as_ref(),
             Self::Vfio(config) => config.id.as_ref(),
-            Self::Unknown(id) => *id,
         };
         id.cloned().unwrap_or_else(|| "console".to_owned())
     }
@@ -109,13 +116,16 @@ impl Wanted<'_> {
             Self::Net(config) => config.pci_device_id,
             Self::Rng(config) => config.pci_device_id,
             Self::Console(config) => config.console.pci_device_id,
+            Self::Fs(config) => config.pci_device_id,
+            Self::Pmem(config) => config.pci_device_id,
+            Self::Vsock(config) => config.pci_device_id,
             Self::Vfio(config) => config.pci_device_id,
-            Self::Unknown(_) => None,
         }
     }
 
+    /// Only what API callers may add they may remove; a file in guest memory stays, as its pages may be in use.
     fn is_removable(&self) -> bool {
-        matches!(self, Self::Disk(_) | Self::Net(_) | Self::Vfio(_))
+        !matches!(self, Self::Rng(_) | Self::Console(_) | Self::Pmem(_))
     }
 }
 
@@ -145,7 +155,7 @@ impl Workshop {
         arrival: Arrival<'_>,
         slot: u8,
     ) -> Result<Arc<dyn PciFunction>, AnyError> {
-        let filters = self.filters.as_ref();
+        let (filters, id) = (self.filters.as_ref(), wanted.id());
         let device: Box<dyn VirtioDevice> = match wanted {
             Wanted::Disk(config) => virtio_devices::disk(config, filters)?,
             Wanted::Net(config) => virtio_devices::net(config, filters)?,
@@ -158,7 +168,12 @@ impl Workshop {
             Wanted::Vfio(config) => {
                 return self.passthrough.function(config, slot, &self.interrupts, &self.memory);
             }
-            Wanted::Unknown(_) => return Err("this VMM has no such device".into()),
+            Wanted::Fs(config) => virtio_devices::fs(config, &self.memory, filters)?,
+            Wanted::Pmem(config) => {
+                let pmem = virtio_devices::pmem(config, filters)?;
+                Box::new(self.pmem.place(pmem, &id, &self.memory_slots)?)
+            }
+            Wanted::Vsock(config) => virtio_devices::vsock(config, filters)?,
         };
         let wiring = Wiring {
             memory: self.memory.clone(),

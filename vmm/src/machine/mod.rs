@@ -15,6 +15,7 @@ mod events;
 mod parts;
 mod passthrough;
 mod plan;
+mod pmem_area;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use super::devices::Workshop;
 use super::error::{MachineError, descriptor, host};
 use super::passthrough::Passthrough;
 use super::plan::{HostFacts, Plan};
+use super::pmem_area::PmemArea;
 use super::{Event, Events, Machine, descriptors};
 use crate::acpi::{self, Description};
 use crate::boot::Payload;
@@ -104,7 +105,18 @@ impl Parts {
         let vcpus = Vcpus::new(vcpus, affinity, &buses, &listener)?;
         let doorbells = Arc::clone(vm) as _;
         let passthrough = Passthrough::new(Arc::clone(vm), hypervisor.slots.clone(), config.vfio_container_fd);
-        let workshop = Workshop { memory: memory.clone(), interrupts, doorbells, pci, passthrough, filters, events };
+        let (memory_slots, pmem) = (hypervisor.slots.clone(), PmemArea::new(plan.pmem.clone()));
+        let workshop = Workshop {
+            memory: memory.clone(),
+            interrupts,
+            doorbells,
+            pci,
+            passthrough,
+            memory_slots,
+            pmem,
+            filters,
+            events,
+        };
         let (attached, payload, entry) = (Vec::new(), None, None);
         Ok(Machine { vcpus, platform, workshop, attached, payload, entry, _ram: ram, hypervisor, cpuid, memory })
     }

@@ -2,18 +2,23 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::sync::Arc;
 
-use vse_vmm_api::{ConsoleConfig, ConsoleMode, DiskConfig, NetConfig, VmConfig};
+use vse_vmm_api::{ConsoleConfig, ConsoleMode, DiskConfig, FsConfig, NetConfig, PmemConfig, VmConfig, VsockConfig};
 
 use super::descriptors::{self, DescriptorError};
+use crate::memory::GuestMemory;
 use crate::seccomp::{Filters, Role};
 use crate::virtio::VirtioDevice;
 use crate::virtio::block::{Block, BlockOptions};
 use crate::virtio::console::{AGENT, Console, PortOptions};
+use crate::virtio::fs::Fs;
 use crate::virtio::net::{Net, NetOptions, Tap};
+use crate::virtio::pmem::{Pmem, PmemMode};
 use crate::virtio::rng::Rng;
+use crate::virtio::vsock::{Sockets, Vsock, VsockBackend};
 
 pub(super) type AnyError = Box<dyn std::error::Error + Send + Sync>;
 type Made = Result<Box<dyn VirtioDevice>, AnyError>;
@@ -94,4 +99,35 @@ fn terminal(config: &ConsoleConfig) -> Result<Option<PortOptions>, AnyError> {
         ConsoleMode::Null => Some(PortOptions::console(None, File::options().write(true).open("/dev/null")?)),
         _ => None,
     })
+}
+
+/// A file system that a process of the host's serves; that process maps the guest's RAM.
+pub(super) fn fs(config: &FsConfig, memory: &GuestMemory, filters: &Filters) -> Made {
+    if !crate::virtio::vhost::is_shared(memory) {
+        return Err("a file system of another process needs shared memory (memory.shared)".into());
+    }
+    let server = match config.socket_fd {
+        Some(number) => UnixStream::from(descriptors::take(number)?),
+        None => UnixStream::connect(&config.socket).map_err(opening(&config.socket))?,
+    };
+    Ok(Box::new(Fs::new(server, &config.tag, config.num_queues, config.queue_size, filters.of(Role::Fs)?)?))
+}
+
+/// A file as memory. What a guest writes to one whose writes are discarded would take memory without bound, so that it
+/// can't write to it.
+pub(super) fn pmem(config: &PmemConfig, filters: &Filters) -> Result<Pmem, AnyError> {
+    let mode = if config.discard_writes { PmemMode::ReadOnly } else { PmemMode::Shared };
+    let file = descriptors::file(config.fd, Some(&config.file), mode != PmemMode::ReadOnly)?;
+    Ok(Pmem::new(file, mode, config.size, filters.of(Role::Pmem)?)?)
+}
+
+/// Sockets between host and guest, by this process.
+pub(super) fn vsock(config: &VsockConfig, filters: &Filters) -> Made {
+    let listener = UnixListener::bind(&config.socket).map_err(opening(&config.socket))?;
+    let backend = VsockBackend::Sockets(Sockets { listener, path: config.socket.clone() });
+    Ok(Box::new(Vsock::new(backend, config.cid, filters.of(Role::Vsock)?)?))
+}
+
+fn opening(path: &Path) -> impl FnOnce(io::Error) -> DescriptorError {
+    move |source| DescriptorError::Open { path: path.display().to_string(), source }
 }
