@@ -33,7 +33,7 @@ cluster-down: ## Stop the cluster and remove all it left
 images: tools ## Build the OCI archives, in .build/images
 	@$(CARGO) xtask images
 
-bench: ## Measure writes, start times and memory on the running cluster
+bench: ## Measure the running cluster, or with PROVIDER=lab our VMM beside QEMU
 	@hack/bench
 
 lint: ## Check formatting, lints, licences, chart, scripts, generated files
