@@ -1,5 +1,6 @@
 //! The scenarios that need bare-metal hosts: KVM, NUMA cells, huge pages, devices. `make lab-test` runs them, on the lab
 //! cluster that is up or else on one of its own.
 
+mod devices;
 mod guest;
 mod reboot;
