@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::script::{Step, chain};
 use super::{Host, corpus, fuzz};
+use crate::seccomp::{Filters, Role, Seccomp};
 use crate::virtio::block::{Block, BlockOptions};
 use crate::virtio::console::{AGENT, Console, PortOptions};
 use crate::virtio::device::VirtioDevice;
@@ -19,6 +20,12 @@ use crate::virtio::pmem::{Pmem, PmemMode};
 use crate::virtio::rng::Rng;
 use crate::virtio::testing::{BUFFERS, Bench, Ring, input, output};
 use crate::virtio::vsock::{Sockets, Vsock, VsockBackend};
+use crate::virtio::worker::Filter;
+
+/// What a device's thread is confined to: a call that isn't allowed ends these tests.
+fn filter(role: Role) -> Filter {
+    Filters::new(Seccomp::On).of(role).unwrap()
+}
 
 /// A disk in memory, so that a flush takes no time.
 fn image() -> File {
@@ -38,7 +45,7 @@ fn block(read_only: bool, io_uring: bool) {
         queues: 2,
         queue_size: 16,
     };
-    let mut bench = Bench::new(Block::new(file.try_clone().unwrap(), &options, None).unwrap(), 0);
+    let mut bench = Bench::new(Block::new(file.try_clone().unwrap(), &options, filter(Role::Block)).unwrap(), 0);
     fuzz("block", &mut bench, &mut (), |bench, ()| {
         bench.rings[0].put(BUFFERS, &[0; 16]);
         let written = bench.exchange(0, &[input(BUFFERS, 16), output(BUFFERS + 0x1000, 512), output(BUFFERS + 64, 1)]);
@@ -60,14 +67,14 @@ fn block_one_after_the_other_read_only() {
 
 #[test]
 fn rng() {
-    fuzz("rng", &mut Bench::new(Rng::new(None).unwrap(), 0), &mut (), |bench, ()| {
+    fuzz("rng", &mut Bench::new(Rng::new(filter(Role::Rng)).unwrap(), 0), &mut (), |bench, ()| {
         assert_eq!(bench.exchange(0, &[output(BUFFERS, 16)]), 16);
     });
 }
 
 #[test]
 fn pmem() {
-    let pmem = Pmem::new(image(), PmemMode::ReadOnly, None, None).unwrap();
+    let pmem = Pmem::new(image(), PmemMode::ReadOnly, None, filter(Role::Pmem)).unwrap();
     fuzz("pmem", &mut Bench::new(pmem, 0), &mut (), |bench, ()| {
         bench.rings[0].put(BUFFERS, &[0; 4]);
         assert_eq!(bench.exchange(0, &[input(BUFFERS, 4), output(BUFFERS + 8, 4)]), 4);
@@ -103,7 +110,7 @@ fn net() {
         offload_udp: true,
         offload_checksums: true,
     };
-    let net = Net::new(taps, Vec::new(), &options, None).unwrap();
+    let net = Net::new(taps, Vec::new(), &options, filter(Role::Net)).unwrap();
     fuzz("net", &mut Bench::new(net, 0), &mut ends, |bench, ends| {
         ends.iter().for_each(drain);
         bench.rings[1].put(BUFFERS, &[9; 64]);
@@ -167,8 +174,9 @@ impl Host for Programs {
 fn console() {
     let mut programs = Programs::new(None);
     let port = PortOptions::named(AGENT, programs.bind(), None).unwrap();
-    let terminal = PortOptions::console(None, File::create("/dev/null").unwrap());
-    let console = Console::new(vec![terminal, port], None).unwrap();
+    let (typed, shown) = std::io::pipe().unwrap();
+    let terminal = PortOptions::console(Some(OwnedFd::from(typed).into()), OwnedFd::from(shown).into());
+    let console = Console::new(vec![terminal, port], filter(Role::Console)).unwrap();
     fuzz("console", &mut Bench::new(console, 0), &mut programs, |bench, _| {
         bench.rings[3].put(BUFFERS, &[0xff, 0xff, 0xff, 0xff, 0, 0, 1, 0]);
         bench.exchange(3, &[input(BUFFERS, 8)]);
@@ -181,7 +189,7 @@ fn console() {
 fn vsock() {
     let mut programs = Programs::new(Some("socket_80"));
     let sockets = Sockets { listener: programs.bind(), path: programs.directory.path().join("socket") };
-    let vsock = Vsock::new(VsockBackend::Sockets(sockets), 3, None).unwrap();
+    let vsock = Vsock::new(VsockBackend::Sockets(sockets), 3, filter(Role::Vsock)).unwrap();
     fuzz("vsock", &mut Bench::new(vsock, 0), &mut programs, |bench, programs| {
         // Those who left their greeting before this driver came are not what is looked for.
         programs.streams.clear();
