@@ -7,13 +7,14 @@ use vse_vmm_api::{ConsoleMode, NewDevice, VmConfig};
 
 use super::error::MachineError;
 use super::passthrough::Passthrough;
+use super::plan::SPARE_SLOTS;
 use super::pmem_area::PmemArea;
 use super::virtio_devices::{self, AnyError};
 use super::{Event, Events};
 use crate::hypervisor::Slots;
 use crate::interrupts::Interrupts;
 use crate::memory::GuestMemory;
-use crate::pci::{PciFunction, PciRoot, PlugError};
+use crate::pci::{PciFunction, PciRoot, PlugError, SLOTS};
 use crate::seccomp::Filters;
 use crate::snapshot::Unit;
 use crate::virtio::VirtioDevice;
@@ -137,7 +138,8 @@ impl Workshop {
         let misplaced = |source: PlugError| MachineError::Plug { id: id.clone(), source };
         let slot = match arrival {
             Arrival::Restored(slot, _) => slot,
-            Arrival::Cold | Arrival::Hot => self.pci.free_slot(wanted.slot()).map_err(misplaced)?,
+            Arrival::Cold => self.pci.free_slot(wanted.slot(), 0..SLOTS).map_err(misplaced)?,
+            Arrival::Hot => self.pci.free_slot(wanted.slot(), SPARE_SLOTS).map_err(misplaced)?,
         };
         let function = self.function(wanted, arrival, slot).map_err(failed)?;
         match arrival {
@@ -146,7 +148,7 @@ impl Workshop {
             Arrival::Restored(..) => self.pci.add_restored(slot, function),
         }
         .map_err(misplaced)?;
-        Ok(Attached { id, slot, is_removable: wanted.is_removable() })
+        Ok(Attached { id, slot, is_removable: wanted.is_removable() && SPARE_SLOTS.contains(&slot) })
     }
 
     fn function(

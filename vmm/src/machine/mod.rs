@@ -192,12 +192,6 @@ impl Machine {
         self.vcpus.ids()
     }
 
-    /// Whether a program in the guest has the agent's port open.
-    #[must_use]
-    pub fn agent_connected(&self) -> bool {
-        false
-    }
-
     /// Appends what the owner has to poll for the machine.
     pub fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         if let Some(console) = self.platform.console() {

@@ -63,8 +63,9 @@ pub enum Impossible {
     UnknownBaseline(String),
 }
 
-/// Slots for functions that come later, beside those that may go.
-const SPARE_SLOTS: Range<u8> = SLOTS - 8..SLOTS;
+/// Slots that the guest knows how to plug and to eject (ACPI). Not all of them: each one is a line of the kernel's console
+/// and methods that it reads at boot.
+pub(super) const SPARE_SLOTS: Range<u8> = SLOTS - 8..SLOTS;
 
 /// Room for files that appear as memory.
 const PMEM: u64 = 1 << 36;

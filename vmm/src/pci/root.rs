@@ -74,16 +74,16 @@ impl PciRoot {
         })
     }
 
-    /// A free slot: the one that is wanted, or the first.
+    /// A free slot: the one that is wanted, or the first of `among`.
     ///
     /// # Errors
-    /// When it, or all, are taken.
-    pub fn free_slot(&self, wanted: Option<u8>) -> Result<u8, PlugError> {
+    /// When it, or all of them, are taken.
+    pub fn free_slot(&self, wanted: Option<u8>, among: Range<u8>) -> Result<u8, PlugError> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         let is_free = |slot: u8| slots.get(usize::from(slot)).is_some_and(Option::is_none);
         match wanted {
             Some(slot) => is_free(slot).then_some(slot).ok_or(PlugError::Taken(slot)),
-            None => (0..SLOTS).find(|&slot| is_free(slot)).ok_or(PlugError::Full),
+            None => among.into_iter().find(|&slot| is_free(slot)).ok_or(PlugError::Full),
         }
     }
 
@@ -92,7 +92,7 @@ impl PciRoot {
     /// # Errors
     /// When the slot is taken, or its BARs have no room.
     pub fn add(&self, slot: u8, function: Arc<dyn PciFunction>) -> Result<(), PlugError> {
-        self.free_slot(Some(slot))?;
+        self.free_slot(Some(slot), 0..SLOTS)?;
         self.assign(function.as_ref())?;
         self.add_restored(slot, function)
     }

@@ -157,9 +157,11 @@ fn functions_come_and_go() {
     assert_eq!([root.take_unplugging(), root.take_unplugging()], [1 << 5, 0]);
     assert!(root.eject(5).is_some() && root.eject(5).is_none() && root.eject(0).is_none() && root.eject(99).is_none());
     assert_eq!(byte_at(&bus, address), 0xFF);
-    assert_eq!(root.free_slot(None), Ok(2));
-    assert_eq!(root.free_slot(Some(1)), Err(PlugError::Taken(1)));
-    assert_eq!(root.free_slot(Some(32)), Err(PlugError::Taken(32)));
+    assert_eq!(root.free_slot(None, 0..SLOTS), Ok(2));
+    assert_eq!(root.free_slot(None, 24..SLOTS), Ok(24));
+    assert_eq!(root.free_slot(None, 0..2), Err(PlugError::Full));
+    assert_eq!(root.free_slot(Some(1), 0..SLOTS), Err(PlugError::Taken(1)));
+    assert_eq!(root.free_slot(Some(32), 0..SLOTS), Err(PlugError::Taken(32)));
 }
 
 #[test]
@@ -168,7 +170,7 @@ fn what_is_full_says_so() {
     let root = PciRoot::new(bus, Windows { low: 0xC000_0000..0xC000_1000, high: 0..0 });
     root.add(1, Fake::new(1)).unwrap();
     assert_eq!(root.add(2, Fake::new(2)), Err(PlugError::NoRoom { size: SIZE }));
-    assert_eq!(root.free_slot(Some(2)), Ok(2));
+    assert_eq!(root.free_slot(Some(2), 0..SLOTS), Ok(2));
 }
 
 #[test]

@@ -71,9 +71,6 @@ pub trait Guest {
     /// Thread IDs by vCPU.
     fn vcpu_threads(&self) -> Vec<i32>;
 
-    /// Whether a program in the guest has the agent's port open.
-    fn agent_connected(&self) -> bool;
-
     /// Appends what the guest wants polled for reading: input to its serial port.
     fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>);
 

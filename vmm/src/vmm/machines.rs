@@ -131,10 +131,6 @@ impl Guest for Machine {
         Machine::vcpu_threads(self)
     }
 
-    fn agent_connected(&self) -> bool {
-        Machine::agent_connected(self)
-    }
-
     fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         Machine::watch(self, fds);
     }

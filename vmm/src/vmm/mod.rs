@@ -65,6 +65,8 @@ struct Vm {
     state: VmState,
     /// `None` after `vm.shutdown`.
     guest: Option<Box<dyn Guest>>,
+    /// Whether a program in the guest has the agent's port open.
+    agent_connected: bool,
 }
 
 impl Vm {
@@ -75,6 +77,7 @@ impl Vm {
             let _ = guest.pause();
         }
         self.guest = None;
+        self.agent_connected = false;
     }
 }
 
@@ -130,6 +133,9 @@ impl Vmm {
 
     /// A program in the guest has opened or closed the agent's port.
     pub fn agent(&mut self, connected: bool) {
+        if let Some(vm) = &mut self.vm {
+            vm.agent_connected = connected;
+        }
         self.monitor.tell(Happened::Agent { connected });
     }
 
@@ -189,7 +195,7 @@ impl Vmm {
         let mut config = config.validate()?;
         fill_addresses(&mut config);
         let guest = self.builder.create(&config).map_err(machine("vm.create"))?;
-        self.vm = Some(Vm { config, state: VmState::Created, guest: Some(guest) });
+        self.vm = Some(Vm { config, state: VmState::Created, guest: Some(guest), agent_connected: false });
         self.monitor.tell(Happened::Created);
         Ok(())
     }
@@ -217,7 +223,7 @@ impl Vmm {
         let config = config.validate_restored()?;
         config.is_guest_of(&snapshot.config)?;
         let guest = self.builder.restore(&config, &snapshot, restore.keep_clock).map_err(machine("vm.restore"))?;
-        self.vm = Some(Vm { config, state: VmState::Paused, guest: Some(guest) });
+        self.vm = Some(Vm { config, state: VmState::Paused, guest: Some(guest), agent_connected: false });
         self.monitor.tell(Happened::Restored);
         if restore.resume { self.resume() } else { Ok(()) }
     }
@@ -285,7 +291,7 @@ impl Vmm {
             state: vm.state,
             memory_actual_size: vm.config.memory.total(),
             vcpu_threads: guest.map(Guest::vcpu_threads).unwrap_or_default(),
-            agent_connected: guest.is_some_and(Guest::agent_connected),
+            agent_connected: vm.agent_connected,
         })
     }
 

@@ -83,10 +83,6 @@ impl Guest for FakeGuest {
         vec![4711]
     }
 
-    fn agent_connected(&self) -> bool {
-        false
-    }
-
     fn watch<'a>(&'a self, _: &mut Vec<rustix::event::PollFd<'a>>) {}
 
     fn ready(&mut self) {}
