@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{self, OptionalActions, Termios};
 use vse_vmm_api::{ConsoleMode, SerialConfig};
 
@@ -63,8 +64,11 @@ impl Console {
 
     /// Passes on what input there is, without waiting; as much as the guest takes.
     pub fn pass_input(&mut self) {
-        let _ = rustix::io::read(&self.drained, &mut [0; 8]);
-        let Some(input) = &self.input else { return };
+        if would_not_wait(&self.drained) {
+            let _ = rustix::io::read(&self.drained, &mut [0; 8]);
+        }
+        // The other one may be what was readable, and a terminal is read without waiting only if it is asked before.
+        let Some(input) = self.input.as_ref().filter(|input| would_not_wait(&input.descriptor)) else { return };
         let mut bytes = [0; 64];
         let room = self.port.room().min(bytes.len());
         if room == 0 {
@@ -78,6 +82,12 @@ impl Console {
             Err(_) => self.input = None,
         }
     }
+}
+
+/// Whether a read returns at once.
+fn would_not_wait(descriptor: &OwnedFd) -> bool {
+    let mut descriptors = [PollFd::new(descriptor, PollFlags::IN)];
+    poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
 impl Input {
@@ -98,5 +108,30 @@ impl Drop for Input {
         if let Some(cooked) = &self.cooked {
             let _ = termios::tcsetattr(&self.descriptor, OptionalActions::Now, cooked);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{EventfdFlags, eventfd};
+    use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+    use super::*;
+
+    #[test]
+    fn input_is_never_waited_for() {
+        let drained = eventfd(0, EventfdFlags::empty()).unwrap();
+        let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
+        let port = Arc::new(SerialPort::new(None, interrupt, drained.try_clone().unwrap()));
+        let (reader, writer) = io::pipe().unwrap();
+        let mut console = Console::new(port, drained.try_clone().unwrap(), false);
+        console.input = Some(Input { descriptor: reader.into(), cooked: None });
+        // Nothing was typed, the guest has only taken what was there: this returns.
+        rustix::io::write(&drained, &1_u64.to_ne_bytes()).unwrap();
+        console.pass_input();
+        assert!(console.input().is_some());
+        drop(writer);
+        console.pass_input();
+        assert!(console.input().is_none());
     }
 }
