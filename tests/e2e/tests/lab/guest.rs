@@ -45,8 +45,9 @@ fn stock_debian_with_cpus_and_huge_pages_of_one_cell() {
 
         // Each vCPU runs where the status says; and nothing else of the engine does.
         let before = lab::threads(&engine).await?;
-        let (vcpus, others): (Vec<&Thread>, Vec<&Thread>) =
-            before.iter().partition(|thread| thread.name.starts_with("CPU "));
+        let (vcpus, others): (Vec<&Thread>, Vec<&Thread>) = before
+            .iter()
+            .partition(|thread| ["CPU ", "vcpu"].iter().any(|of_a_vcpu| thread.name.starts_with(of_a_vcpu)));
         let allowed: Vec<&str> = vcpus.iter().map(|thread| thread.allowed.as_str()).collect();
         assert_eq!(allowed, [first.to_string(), second.to_string()]);
         let stray = others.iter().find(|thread| thread.allowed != placed.emulator && thread.name != KVM_WORKER);
