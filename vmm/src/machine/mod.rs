@@ -180,7 +180,7 @@ impl Machine {
         Some(self.attached.remove(index).id)
     }
 
-    /// Counters by device.
+    /// Counters by device. None are kept yet.
     #[must_use]
     pub fn counters(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         BTreeMap::new()
