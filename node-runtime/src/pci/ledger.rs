@@ -24,6 +24,13 @@ pub struct Ledger {
     pub made: BTreeMap<Address, Made>,
 }
 
+impl Ledger {
+    /// Whether no change is in force.
+    fn is_empty(&self) -> bool {
+        self.bound.is_empty() && self.made.is_empty()
+    }
+}
+
 /// A function bound to vfio-pci.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,7 +77,13 @@ impl LedgerFile {
         };
         match serde_json::from_slice::<Ledger>(&text) {
             Ok(ledger) if ledger.boot == boot => ledger,
-            Ok(_) => empty,
+            Ok(_) => {
+                // Nothing of what it says holds any more.
+                if let Err(error) = self.remove() {
+                    tracing::warn!(path = %self.0.display(), %error, "ledger of an earlier boot");
+                }
+                empty
+            }
             Err(error) => {
                 tracing::error!(path = %self.0.display(), %error, "ledger of devices makes no sense");
                 empty
@@ -78,15 +91,28 @@ impl LedgerFile {
         }
     }
 
-    /// Replaces the file; on disk when this returns.
+    /// Replaces the file, or removes it when nothing is in force; on disk when this returns.
     pub fn store(&self, ledger: &Ledger) -> io::Result<()> {
-        let directory = self.0.parent().unwrap_or(Path::new("/"));
+        if ledger.is_empty() {
+            return self.remove();
+        }
         let partial = self.0.with_extension("new");
         let mut file = File::create(&partial)?;
         file.write_all(&serde_json::to_vec_pretty(ledger)?)?;
         file.sync_all()?;
         fs::rename(&partial, &self.0)?;
-        File::open(directory)?.sync_all()
+        self.sync_directory()
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.sync_directory(),
+        }
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(self.0.parent().unwrap_or(Path::new("/")))?.sync_all()
     }
 }
 
@@ -106,6 +132,21 @@ mod tests {
         file.store(&ledger).unwrap();
         assert_eq!(file.load("a"), ledger);
         assert_eq!(file.load("b").bound.len(), 0);
+        assert!(!file.0.exists(), "a ledger of an earlier boot");
+    }
+
+    #[test]
+    fn leaves_no_file_when_nothing_is_in_force() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = LedgerFile::new(directory.path().join("devices.json"));
+        let mut ledger = file.load("a");
+        file.store(&ledger).unwrap();
+        ledger.made.insert("0000:66:00.0".parse().unwrap(), Made { count: 2, autoprobe: true });
+        file.store(&ledger).unwrap();
+        assert!(file.0.exists());
+        ledger.made.clear();
+        file.store(&ledger).unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]
