@@ -5,7 +5,7 @@ use super::pod_process::{self, PodProcess};
 use super::resets::Resets;
 use super::session::{self, Session};
 use super::status::{self, Memory};
-use super::{Context, launch, publish};
+use super::{Context, kubelet, launch, publish};
 use crate::metrics::{LaunchLabels, Outcome};
 use crate::pci::GiveBackError;
 use crate::report;
@@ -19,9 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use vse_crds::{
-    Address, AddressScope, ExitReason, ExitRecord, MicroVM, MicroVMPhase, MicroVMStatus, PowerState, labels,
-};
+use vse_crds::{Address, AddressScope, ExitReason, ExitRecord, MicroVM, MicroVMPhase, MicroVMStatus, PowerState};
 use vse_engine::{Event, GuestError, ShutdownCause};
 use vse_node_runtime::crash_point::Step;
 
@@ -29,8 +27,6 @@ use vse_node_runtime::crash_point::Step;
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The same step is not taken twice within this.
 const SAME_STEP_AGAIN: SignedDuration = SignedDuration::from_secs(1);
-/// Most characters of an engine's last line.
-const LAST_LINE_CHARS: usize = 300;
 /// Longest wait between two attempts to launch.
 const LONGEST_BACKOFF: SignedDuration = SignedDuration::from_secs(60);
 
@@ -232,7 +228,7 @@ impl Guest {
                 }
             }
         };
-        Ok((pod_state(&pod), deletion_asked(&pod)))
+        Ok((kubelet::state(&pod, &vm.spec.machine, &self.context.cells), kubelet::deletion_asked(&pod)))
     }
 
     fn wanted(vm: &MicroVM, pod_deleted: Option<Timestamp>) -> Wanted {
@@ -436,42 +432,4 @@ fn pin_thread(thread: i32, cpus: impl IntoIterator<Item = u32>) -> Result<(), Er
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(errno) => Err(Error::Pin(errno.into())),
     }
-}
-
-/// What the API server has of the engine's container.
-fn pod_state(pod: &core::Pod) -> Pod {
-    let status = pod.status.as_ref();
-    let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    let state = containers.iter().find(|c| c.name == labels::VM_CONTAINER).and_then(|c| c.state.as_ref());
-    let over = status.filter(|status| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")));
-    match state {
-        Some(core::ContainerState { terminated: Some(end), .. }) => {
-            Pod::Ended { code: end.exit_code, said: last_line(end.message.as_deref().unwrap_or_default()) }
-        }
-        Some(core::ContainerState { running: Some(_), .. }) if over.is_none() => Pod::Running,
-        _ => match over {
-            Some(status) => Pod::Refused { message: kubelets_words(status) },
-            None => Pod::Starting,
-        },
-    }
-}
-
-/// The last thing the engine said: kubelet keeps the end of a failed container's output. It is the guest's console, too,
-/// so it is bounded and stripped of what a terminal would act on.
-fn last_line(output: &str) -> Option<String> {
-    let line = output.lines().map(str::trim).rfind(|line| !line.is_empty())?;
-    Some(line.chars().filter(|c| !c.is_control()).take(LAST_LINE_CHARS).collect())
-}
-
-/// Why kubelet ended a pod, for example `TopologyAffinityError: Resources cannot be allocated with Topology locality`.
-fn kubelets_words(status: &core::PodStatus) -> String {
-    let words = [status.reason.as_deref(), status.message.as_deref()].into_iter().flatten().collect::<Vec<_>>();
-    format!("kubelet ended the pod before its container ran: {}", words.join(": "))
-}
-
-/// When the pod's deletion was asked for: its deletion timestamp is when the grace period ends.
-fn deletion_asked(pod: &core::Pod) -> Option<Timestamp> {
-    let ends = pod.metadata.deletion_timestamp.as_ref()?.0;
-    let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or(0));
-    Some(ends - grace)
 }

@@ -5,8 +5,8 @@
 //!
 //! - [`controller`]: watches → tasks
 //! - [`guest`]: the loop of one guest
-//! - [`plan`], [`placement`], [`cells`], [`numa_maps`], [`status`], [`image_identity`], [`resets`]: decisions and what is
-//!   said of them, pure
+//! - [`plan`], [`placement`], [`cells`], [`numa_maps`], [`status`], [`image_identity`], [`resets`], [`kubelet`]:
+//!   decisions and what is said of them, pure
 //! - [`publish`]: what is said, written
 //! - [`huge_pages`]: whether each cell has what guests need of it
 //! - [`launch`] with [`images`], [`disks`], [`seed`], [`network`], [`host_devices`]: everything a guest needs, opened and
@@ -21,6 +21,7 @@ mod host_devices;
 pub mod huge_pages;
 mod image_identity;
 pub mod images;
+mod kubelet;
 mod launch;
 mod network;
 mod numa_maps;
