@@ -173,6 +173,8 @@ impl Handler for NetHandler {
     }
 
     fn queues(&self) -> Vec<Option<&DeviceQueue>> {
-        (0..=2 * self.taps.len() as u64).map(|index| self.queue(index)).collect()
+        // Interfaces with more than one pair have a control queue.
+        let pairs = self.taps.len() as u64;
+        (0..2 * pairs + u64::from(pairs > 1)).map(|index| self.queue(index)).collect()
     }
 }

@@ -142,6 +142,15 @@ fn a_pause_puts_room_back_and_packets_go_on_in_another_process() {
 }
 
 #[test]
+fn every_queue_has_a_state_and_nothing_else_has() {
+    for pairs in 1..=2 {
+        let mut bench = Bench::new(wired(pairs).0, 0);
+        bench.device.pause();
+        assert_eq!(bench.device.queue_states().len(), bench.device.queue_sizes().len(), "{pairs} pairs");
+    }
+}
+
+#[test]
 fn the_control_queue_refuses_what_it_does_not_know() {
     let (net, _ends) = wired(2);
     // Without MQ, it is the third.
