@@ -43,11 +43,18 @@ pub const COUNTS: [u8; 13] = [0xB3, b'a', 0x88, 0xD8, 0x66, 0xBA, 0xF8, 0x03, 0x
 
 /// Waits until something is so.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(120);
     while !is_so() {
         assert!(Instant::now() < end, "still not: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The program: that of this build, or, where the tests were carried to another host, the one beside them.
+fn program() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_vse-vmm"));
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("vse-vmm"));
+    if built.exists() { built } else { beside().unwrap() }
 }
 
 /// A running VMM; killed when it goes out of scope.
@@ -60,7 +67,7 @@ impl Vmm {
     /// Starts it with an API socket, an event monitor and more options.
     pub fn start(folder: tempfile::TempDir, options: &[&str]) -> Self {
         let path = |name: &str| folder.path().join(name).display().to_string();
-        let child = Command::new(env!("CARGO_BIN_EXE_vse-vmm"))
+        let child = Command::new(program())
             .args(["--api-socket", &format!("path={}", path("api"))])
             .args(["--event-monitor", &format!("socket={}", path("events"))])
             .args(options)
