@@ -7,6 +7,7 @@ use crate::{World, scenario};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use tokio::process::Command;
 
 /// Runs a scenario on virtual bare-metal hosts.
 ///
@@ -39,6 +40,41 @@ pub async fn kill_node(node: &str) -> Result<()> {
 /// Powers a node on again, with the disk as it was, and waits until it is Ready.
 pub async fn start_node(node: &str) -> Result<()> {
     cluster::hack(&["start-node", node]).await.map(drop)
+}
+
+/// Gives a node's kubelet another `topologyManagerPolicy`, which takes a restart of the host.
+pub async fn restart_with_topology_policy(node: &str, policy: &str) -> Result<()> {
+    kill_node(node).await?;
+    let mut command = Command::new(cluster::checkout().join("hack/cluster"));
+    cluster::output(command.args(["start-node", node]).env("LAB_TOPOLOGY_MANAGER", policy)).await.map(drop)
+}
+
+/// What a script prints in a node's directory of PCI functions, without the last line's end.
+pub async fn pci(node: &str, script: &str) -> Result<String> {
+    Ok(node_exec(node, &format!("cd /sys/bus/pci/devices && {script}")).await?.trim_end().to_owned())
+}
+
+/// The driver of a node's PCI function; nothing without one.
+pub async fn driver(node: &str, address: &str) -> Result<String> {
+    pci(node, &format!("[ ! -e {address}/driver ] || basename $(readlink {address}/driver)")).await
+}
+
+/// What KVM counted for an engine's guest since it was made.
+#[derive(Clone, Copy, Debug)]
+pub struct KvmCounters {
+    /// Times the guest left to the host's kernel.
+    pub exits: u64,
+    /// Of these, to the VMM: ports and emulated registers.
+    pub emulated: u64,
+}
+
+/// Reads KVM's counters (Documentation/virt/kvm/api.rst, the debugfs files).
+pub async fn kvm_counters(engine: &Engine) -> Result<KvmCounters> {
+    let script = format!("cd /sys/kernel/debug/kvm/{}-* && cat exits io_exits mmio_exits", engine.pid);
+    let said = node_exec(&engine.node, &script).await?;
+    let numbers: Vec<u64> = said.lines().filter_map(|line| line.parse().ok()).collect();
+    let [exits, ports, registers] = numbers[..] else { anyhow::bail!("three counters expected: {said}") };
+    Ok(KvmCounters { exits, emulated: ports + registers })
 }
 
 /// A thread of an engine.

@@ -1,6 +1,10 @@
 //! The scenarios that need bare-metal hosts: KVM, NUMA cells, huge pages, devices. `make lab-test` runs them, on the lab
 //! cluster that is up or else on one of its own.
 
+mod cards;
+mod cells;
 mod devices;
+mod engines;
+mod failures;
 mod guest;
 mod reboot;

@@ -1,18 +1,20 @@
-//! A host loses its power and comes back: nothing of its guests stays there, and each follows its run strategy.
+//! A host loses its power and comes back: nothing of its guests stays there, and each follows its run strategy; one with
+//! a card gets it again.
 
 use vse_crds::VSEPhase;
-use vse_e2e::lab::{self, bare_metal, lab_scenario};
-use vse_e2e::{Conditions, ensure, hosts, json};
+use vse_e2e::lab::{self, lab_scenario};
+use vse_e2e::{Conditions, ensure, hosts, json, patched};
+
+use crate::cards::{CARD, policy, with_devices, withdraw};
 
 #[test]
 fn guests_follow_their_run_strategy_after_a_power_cut() {
     lab_scenario("reboot", async |world| {
-        let small = json!({"cpu": {"cores": 1, "isolateEmulatorThread": false}, "memory": {"guest": "128Mi"}});
-        let guest = |strategy| json!({"runStrategy": strategy, "machine": small});
-        world.apply(&bare_metal("always", guest("Always"))).await?;
+        world.apply(&policy("reboot")).await?;
+        world.apply(&with_devices("always", &["card"])).await?;
         let node = world.ready("always", 1).await?.node_name.unwrap_or_default();
-        let beside = json!({"nodeSelector": {"kubernetes.io/hostname": node}});
-        world.apply(&bare_metal("once", vse_e2e::patched(guest("Once"), beside))).await?;
+        let beside = json!({"spec": {"runStrategy": "Once", "nodeSelector": {"kubernetes.io/hostname": node}}});
+        world.apply(&patched(with_devices("once", &["vf"]), beside)).await?;
         world.ready("once", 1).await?;
         let before = hosts::engine(&world.microvm("always", 1).await?).await?;
         let used = lab::free_huge_pages(&node).await?.values().sum::<u64>();
@@ -33,6 +35,10 @@ fn guests_follow_their_run_strategy_after_a_power_cut() {
         // Of the two guests' 64 pages each, one's are in use.
         let free = lab::free_huge_pages(&status.node_name.unwrap_or_default()).await?.values().sum::<u64>();
         assert_eq!(free, used + 64);
-        Ok(())
+        assert_eq!(lab::driver(&node, CARD).await?, "vfio-pci");
+        world.delete("always").await?;
+        assert_eq!(lab::driver(&node, CARD).await?, "e1000e");
+        world.delete("once").await?;
+        withdraw(world, "reboot").await
     });
 }
