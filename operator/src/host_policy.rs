@@ -48,16 +48,39 @@ fn strip(host: &mut Host) {
         host.status.take().map(|status| HostStatus { host_policy: status.host_policy, ..HostStatus::default() });
 }
 
-/// The status a policy should have when it holds for so many hosts.
-pub fn status(policy: &HostPolicy, hosts: u32, now: Timestamp) -> HostPolicyStatus {
+/// For how many hosts a policy holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// For none yet: there is no host, or one that has not chosen its policy.
+    Undecided,
+    /// For so many; each host has its policy.
+    Hosts(u32),
+}
+
+/// Over the hosts that there are, by the policy of each.
+fn held<'a>(policy: &str, hosts: impl Iterator<Item = Option<&'a str>>) -> Held {
+    let (mut any, mut undecided, mut count) = (false, false, 0);
+    hosts.for_each(|of_host| {
+        any = true;
+        undecided |= of_host.is_none();
+        count += u32::from(of_host == Some(policy));
+    });
+    if count == 0 && (undecided || !any) { Held::Undecided } else { Held::Hosts(count) }
+}
+
+/// The status a policy should have.
+pub fn status(policy: &HostPolicy, held: Held, now: Timestamp) -> HostPolicyStatus {
     let was = policy.status.clone().unwrap_or_default();
-    let (ready, reason, message) = match hosts {
-        0 => (
-            Status::False,
+    let (hosts, ready, reason, message) = match held {
+        Held::Undecided => (0, Status::False, Reason::NoHosts, "no host has chosen this policy yet"),
+        // As it should be, for a policy that another one overrides.
+        Held::Hosts(0) => (
+            0,
+            Status::True,
             Reason::NoHosts,
             "holds for no host: spec.nodeSelector selects none, or a policy of higher priority does",
         ),
-        _ => (Status::True, Reason::InForce, ""),
+        Held::Hosts(hosts) => (hosts, Status::True, Reason::InForce, ""),
     };
     let generation = policy.metadata.generation;
     let reason = reason.as_str();
@@ -77,12 +100,9 @@ async fn reconcile(policy: Arc<HostPolicy>, context: Arc<Context>) -> Result<Act
 
 async fn pass(policy: &HostPolicy, context: &Context) -> Result<(), Error> {
     let name = policy.name_any();
-    let holds = |host: &Host| {
-        let status = host.status.as_ref();
-        status.and_then(|s| s.host_policy.as_deref()) == Some(name.as_str())
-    };
-    let hosts = context.hosts.state_filter(holds).len();
-    let status = status(policy, hosts as u32, Timestamp::now());
+    let hosts = context.hosts.state();
+    let held = held(&name, hosts.iter().map(|host| host.status.as_ref()?.host_policy.as_deref()));
+    let status = status(policy, held, Timestamp::now());
     if policy.status.as_ref() == Some(&status) {
         return Ok(());
     }
@@ -112,10 +132,20 @@ mod tests {
     #[test]
     fn in_force_with_the_first_host_and_silent_while_nothing_changes() {
         let mut policy = HostPolicy::new("p", Default::default());
-        assert!(!is_true(&status(&policy, 0, Timestamp::UNIX_EPOCH).conditions, "Ready"));
-        let one = status(&policy, 1, Timestamp::UNIX_EPOCH);
+        assert!(!is_true(&status(&policy, Held::Undecided, Timestamp::UNIX_EPOCH).conditions, "Ready"));
+        let one = status(&policy, Held::Hosts(1), Timestamp::UNIX_EPOCH);
         assert!(is_true(&one.conditions, "Ready"));
         policy.status = Some(one.clone());
-        assert_eq!(status(&policy, 1, Timestamp::MAX), one);
+        assert_eq!(status(&policy, Held::Hosts(1), Timestamp::MAX), one);
+    }
+
+    #[test]
+    fn one_that_another_overrides_everywhere_is_settled() {
+        assert_eq!(held("p", [].into_iter()), Held::Undecided);
+        assert_eq!(held("p", [Some("q"), None].into_iter()), Held::Undecided);
+        assert_eq!(held("p", [Some("p"), None].into_iter()), Held::Hosts(1));
+        let overridden = held("p", [Some("q"), Some("q")].into_iter());
+        let status = status(&HostPolicy::new("p", Default::default()), overridden, Timestamp::UNIX_EPOCH);
+        assert!(is_true(&status.conditions, "Ready") && status.conditions[0].reason == "NoHosts");
     }
 }
