@@ -11,6 +11,7 @@ use kube::api::{
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::fmt::Debug;
 use vse_crds::{MicroVM, VSE, VSEStatus, labels};
 
@@ -25,6 +26,8 @@ pub struct World {
     pub client: Client,
     /// The scenario's namespace.
     pub namespace: String,
+    /// What it made outside of that.
+    outside: RefCell<Vec<(ApiResource, String)>>,
 }
 
 impl World {
@@ -41,7 +44,7 @@ impl World {
             "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
         }}))?;
         let made = Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
-        Ok(Self { client, namespace: made.name_any() })
+        Ok(Self { client, namespace: made.name_any(), outside: RefCell::default() })
     }
 
     /// Objects of a kind in the scenario's namespace.
@@ -57,12 +60,13 @@ impl World {
         let text = |field: &str| manifest[field].as_str().unwrap_or_default();
         let (group, version) = text("apiVersion").rsplit_once('/').unwrap_or(("", text("apiVersion")));
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, text("kind")));
+        let name = manifest["metadata"]["name"].as_str().unwrap_or_default();
         let api: Api<DynamicObject> = if CLUSTER_KINDS.contains(&text("kind")) {
+            self.outside.borrow_mut().push((kind.clone(), name.to_owned()));
             Api::all_with(self.client.clone(), &kind)
         } else {
             Api::namespaced_with(self.client.clone(), &self.namespace, &kind)
         };
-        let name = manifest["metadata"]["name"].as_str().unwrap_or_default();
         api.patch(name, &PatchParams::apply(USER).validation_strict(), &Patch::Apply(manifest)).await
     }
 
@@ -188,8 +192,17 @@ impl World {
         clean.with_context(|| format!("left on the hosts:\n  {}", last.join("\n  ")))
     }
 
-    /// Deletes the namespace with all that is in it, not waiting for its end.
+    /// Deletes the namespace with all that is in it, and what was made outside of it, not waiting for the end.
     pub(crate) async fn remove(&self) -> Result<()> {
+        for (kind, name) in self.outside.take() {
+            match Api::<DynamicObject>::all_with(self.client.clone(), &kind)
+                .delete(&name, &DeleteParams::default())
+                .await
+            {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                deleted => drop(deleted?),
+            }
+        }
         Api::<Namespace>::all(self.client.clone()).delete(&self.namespace, &DeleteParams::default()).await?;
         Ok(())
     }
