@@ -15,6 +15,7 @@
 //!     ├─ pci          root complex with ECAM, configuration space, BARs, MSI-X
 //!     ├─ virtio       the virtio-pci transport and the devices behind it
 //!     └─ vfio         host functions handed to the guest
+//!   counters ── what vm.counters tells of devices and vCPUs
 //!   snapshot ── named, versioned, checksummed units of state
 //!   seccomp ─── one filter for each role of thread
 //! ```
@@ -28,6 +29,7 @@ pub mod acpi;
 pub mod api;
 pub mod boot;
 pub mod bus;
+pub mod counters;
 pub mod cpu;
 #[cfg(test)]
 mod fuzzing;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use kvm_ioctls::VcpuExit;
 
 use crate::bus::{Bus, Request};
+use crate::counters::{Counter, Counts};
 
 /// Who answers the guest.
 #[derive(Default)]
@@ -40,6 +41,41 @@ impl From<Request> for Outcome {
             Request::Nothing => Self::Continue,
             request => Self::Request(request),
         }
+    }
+}
+
+/// How often a vCPU left the guest for this process, by why. What KVM does by itself is not among it.
+#[derive(Debug, Default)]
+pub struct ExitCounters {
+    io: Counter,
+    mmio: Counter,
+    signal: Counter,
+    other: Counter,
+}
+
+impl ExitCounters {
+    /// It left like this.
+    pub(super) fn add(&self, exit: &VcpuExit<'_>) {
+        match exit {
+            VcpuExit::IoIn(..) | VcpuExit::IoOut(..) => &self.io,
+            VcpuExit::MmioRead(..) | VcpuExit::MmioWrite(..) => &self.mmio,
+            VcpuExit::Intr => &self.signal,
+            _ => &self.other,
+        }
+        .add(1);
+    }
+
+    /// It came back without having left for anything: by a signal of this process's, or to be started by another vCPU.
+    pub(super) fn add_signal(&self) {
+        self.signal.add(1);
+    }
+
+    /// By name, as KVM's own statistics have them (`Documentation/virt/kvm/api.rst`, KVM_GET_STATS_FD).
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let Self { io, mmio, signal, other } = self;
+        let named = [("io_exits", io), ("mmio_exits", mmio), ("signal_exits", signal), ("other_exits", other)];
+        named.map(|(name, counter)| (name, counter.get())).into()
     }
 }
 

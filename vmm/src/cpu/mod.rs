@@ -11,6 +11,6 @@ pub mod topology;
 #[cfg(test)]
 mod tests;
 
-pub use exits::{Buses, Outcome};
+pub use exits::{Buses, ExitCounters, Outcome};
 pub use threads::{Listener, ThreadError, Vcpus};
 pub use topology::Topology;

@@ -16,8 +16,9 @@ use kvm_ioctls::VcpuFd;
 use rustix::process::Pid;
 use rustix::thread::CpuSet;
 
-use super::exits::{self, Buses, Outcome};
+use super::exits::{self, Buses, ExitCounters, Outcome};
 use super::kick::{self, Kickable};
+use crate::counters::Counts;
 
 /// What the threads tell.
 pub trait Listener: Send + Sync {
@@ -66,6 +67,7 @@ pub struct Vcpus {
 struct Thread {
     vcpu: Arc<Mutex<VcpuFd>>,
     id: Pid,
+    exits: Arc<ExitCounters>,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -109,15 +111,17 @@ impl Vcpus {
                 control: Arc::clone(&all.control),
                 buses: Arc::clone(buses),
                 listener: Arc::clone(listener),
+                exits: Arc::default(),
             };
-            let (vcpu, cpus, started) = (Arc::clone(&runner.vcpu), affinity(number), started.clone());
+            let (vcpu, exits) = (Arc::clone(&runner.vcpu), Arc::clone(&runner.exits));
+            let (cpus, started) = (affinity(number), started.clone());
             let handle = thread::Builder::new()
                 .name(format!("vcpu{number}"))
                 .stack_size(STACK)
                 .spawn(move || runner.run(cpus, &started))
                 .map_err(failed)?;
             let id = starts.recv().map_err(io::Error::other).and_then(|result| result).map_err(failed)?;
-            all.threads.push(Thread { vcpu, id, handle: Some(handle) });
+            all.threads.push(Thread { vcpu, id, exits, handle: Some(handle) });
         }
         Ok(all)
     }
@@ -126,6 +130,11 @@ impl Vcpus {
     #[must_use]
     pub fn ids(&self) -> Vec<i32> {
         self.threads.iter().map(|thread| thread.id.as_raw_nonzero().get()).collect()
+    }
+
+    /// How often each left the guest, by vCPU.
+    pub fn exits(&self) -> impl Iterator<Item = Counts> {
+        self.threads.iter().map(|thread| thread.exits.counts())
     }
 
     /// Lets all run.
@@ -207,6 +216,7 @@ struct Runner {
     control: Arc<Control>,
     buses: Arc<Buses>,
     listener: Arc<dyn Listener>,
+    exits: Arc<ExitCounters>,
 }
 
 impl Runner {
@@ -244,10 +254,14 @@ impl Runner {
         let mut result = None;
         while result.is_none() && self.control.is_running() {
             result = match vcpu.run() {
-                Ok(exit) => Some(exits::handle(&self.buses, exit)).filter(|outcome| *outcome != Outcome::Continue),
+                Ok(exit) => {
+                    self.exits.add(&exit);
+                    Some(exits::handle(&self.buses, exit)).filter(|outcome| *outcome != Outcome::Continue)
+                }
                 Err(error) => match error.errno() {
                     // Kicked, or something that the next entry shows again.
                     libc::EINTR | libc::EAGAIN => {
+                        self.exits.add_signal();
                         vcpu.set_kvm_immediate_exit(0);
                         None
                     }

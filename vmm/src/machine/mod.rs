@@ -21,12 +21,11 @@ mod state;
 mod tests;
 mod virtio_devices;
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags};
-use vse_vmm_api::{NewDevice, VmConfig};
+use vse_vmm_api::{NewDevice, VmConfig, VmCounters};
 
 pub use console::Console;
 pub use error::MachineError;
@@ -180,10 +179,18 @@ impl Machine {
         Some(self.attached.remove(index).id)
     }
 
-    /// Counters by device. None are kept yet.
+    /// Counters of devices by their IDs, and of vCPUs as `vcpu0` and so on.
     #[must_use]
-    pub fn counters(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
-        BTreeMap::new()
+    pub fn counters(&self) -> VmCounters {
+        let vcpus = (0..).zip(self.vcpus.exits()).map(|(number, exits)| (format!("vcpu{number}"), exits));
+        let devices = self.attached.iter().filter_map(|attached| {
+            let function = self.workshop.pci.function(attached.slot)?;
+            Some((attached.id.clone(), function.counters()))
+        });
+        let counting = vcpus.chain(devices).filter(|(_, counts)| !counts.is_empty());
+        counting
+            .map(|(name, counts)| (name, counts.into_iter().map(|(what, count)| (what.to_owned(), count)).collect()))
+            .collect()
     }
 
     /// The vCPU threads' IDs, by vCPU.

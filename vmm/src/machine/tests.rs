@@ -96,6 +96,11 @@ fn a_guest_writes_to_its_serial_port_and_resets_itself_in_place() {
         assert_eq!(bed.wait(), Event::Request(Request::Reset));
     }
     assert_eq!(bed.output(), b"hi\nhi\nhi\n");
+    // Three bytes and the reset, three times; the second vCPU was never started.
+    let counters = machine.counters();
+    assert_eq!((counters["vcpu0"]["io_exits"], counters["vcpu0"]["mmio_exits"]), (12, 0));
+    assert_eq!(counters["vcpu1"]["io_exits"], 0);
+    assert_eq!(counters["_rng0"]["read_ops"], 0);
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub use root::{PciRoot, PlugError};
 pub use windows::Windows;
 
 use crate::bus::Request;
+use crate::counters::Counts;
 use crate::interrupts::Message;
 use crate::snapshot::Saved;
 
@@ -80,6 +81,11 @@ pub trait PciFunction: Send + Sync {
 
     /// Back to how it was at power-on, BARs without addresses.
     fn reset(&self);
+
+    /// What it has counted. Nothing, unless this process moves its data.
+    fn counters(&self) -> Counts {
+        Counts::new()
+    }
 
     /// Its state, while paused.
     fn save(&self) -> Saved;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use virtio_queue::{Queue, QueueState};
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::counters::Counts;
 use crate::interrupts::Interrupt;
 use crate::memory::GuestMemory;
 use crate::snapshot::{InvalidState, Saved, Unit};
@@ -57,6 +58,9 @@ pub trait VirtioDevice: Send {
 
     /// Where the queues are, by index, while paused; `None` for one that is not in use, empty when inactive.
     fn queue_states(&self) -> Vec<Option<QueueState>>;
+
+    /// What it has moved since it was made. Nothing where others move it: the kernel's vhost, other processes.
+    fn counters(&self) -> Counts;
 
     /// The device's own state, while paused; the transport saves queues, features and configuration writes.
     fn save(&self) -> Saved;

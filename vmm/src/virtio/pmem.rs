@@ -19,6 +19,7 @@ use super::config::{self, ConfigSpace};
 use super::device::{ActivateError, Activation, VirtioDevice};
 use super::queue::{DeviceQueue, RING_FEATURES};
 use super::worker::{Filter, Handler, Life, Poll};
+use crate::counters::{Counter, Counts};
 use crate::snapshot::{InvalidState, Saved, Unit};
 
 /// Bytes that address and size are a multiple of, so that the guest can map it with large pages.
@@ -53,6 +54,7 @@ pub struct Pmem {
     mode: PmemMode,
     mapping: Arc<MmapRegion>,
     config: ConfigSpace<16>,
+    flushes: Arc<Counter>,
     life: Life<PmemHandler>,
 }
 
@@ -78,6 +80,7 @@ impl Pmem {
             file: Arc::new(file),
             mode,
             config: ConfigSpace::default(),
+            flushes: Arc::default(),
             life: Life::new(NAME, filter)?,
         })
     }
@@ -141,7 +144,7 @@ impl VirtioDevice for Pmem {
         let (_, mut queues) = DeviceQueue::take(activation, 1)?;
         let queue = queues.swap_remove(0).ok_or(ActivateError::QueueMissing(0))?;
         let file = (self.mode == PmemMode::Shared).then(|| self.file.clone());
-        self.life.activate(PmemHandler { file, queue })
+        self.life.activate(PmemHandler { file, queue, flushes: self.flushes.clone() })
     }
 
     fn pause(&mut self) {
@@ -160,6 +163,10 @@ impl VirtioDevice for Pmem {
         self.life.queue_states()
     }
 
+    fn counters(&self) -> Counts {
+        vec![("flush_ops", self.flushes.get())]
+    }
+
     fn save(&self) -> Saved {
         match self.mode {
             PmemMode::ReadOnly | PmemMode::Shared => Saved::Stateless,
@@ -176,6 +183,7 @@ struct PmemHandler {
     /// What has to be flushed, if anything can be written.
     file: Option<Arc<File>>,
     queue: DeviceQueue,
+    flushes: Arc<Counter>,
 }
 
 impl PmemHandler {
@@ -187,6 +195,7 @@ impl PmemHandler {
             while left > 0 && self.queue.pop(&mut chain) {
                 left -= 1;
                 let is_done = self.obey(&chain);
+                self.flushes.add(is_done.into());
                 let answer = u32::from(!is_done).to_le_bytes();
                 let written = chain.writable().write(self.queue.memory(), &answer);
                 self.queue.complete(chain.head(), written as u32);
@@ -282,6 +291,7 @@ mod tests {
             bench.device.resume().unwrap();
             bench.exchange(0, &[input(BUFFERS + 0x100, 2), output(BUFFERS + 8, 4)]);
             assert_eq!(bench.rings[0].get::<4>(BUFFERS + 8), [1, 0, 0, 0]);
+            assert_eq!(bench.device.counters(), [("flush_ops", 1)]);
             let mut byte = [0];
             file.read_exact_at(&mut byte, 100).unwrap();
             assert_eq!(byte, [expected]);

@@ -15,6 +15,7 @@ use super::config;
 use super::device::{ActivateError, Activation, VirtioDevice};
 use super::queue::{DeviceQueue, RING_FEATURES};
 use super::worker::{Filter, Handler, Life, Poll};
+use crate::counters::{Counts, Traffic};
 use crate::memory::GuestMemory;
 use crate::snapshot::{InvalidState, Saved, Unit};
 
@@ -39,6 +40,7 @@ const NAME: &str = "vse-rng";
 
 /// A source of random numbers.
 pub struct Rng {
+    traffic: Arc<Traffic>,
     life: Life<RngHandler>,
 }
 
@@ -48,7 +50,7 @@ impl Rng {
     /// # Errors
     /// When there can be no thread.
     pub fn new(filter: Filter) -> io::Result<Self> {
-        Ok(Self { life: Life::new(NAME, filter)? })
+        Ok(Self { traffic: Arc::default(), life: Life::new(NAME, filter)? })
     }
 }
 
@@ -70,8 +72,8 @@ impl VirtioDevice for Rng {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let (memory, mut queues) = DeviceQueue::take(activation, 1)?;
         let queue = queues.swap_remove(0).ok_or(ActivateError::QueueMissing(0))?;
-        let handler = RngHandler { memory, queue, timer: None, left: BURST, refilled: Instant::now() };
-        self.life.activate(handler)
+        let traffic = self.traffic.clone();
+        self.life.activate(RngHandler { memory, queue, timer: None, left: BURST, refilled: Instant::now(), traffic })
     }
 
     fn pause(&mut self) {
@@ -88,6 +90,10 @@ impl VirtioDevice for Rng {
 
     fn queue_states(&self) -> Vec<Option<QueueState>> {
         self.life.queue_states()
+    }
+
+    fn counters(&self) -> Counts {
+        self.traffic.of_storage()
     }
 
     fn save(&self) -> Saved {
@@ -107,6 +113,7 @@ struct RngHandler {
     /// Bytes that may be given now.
     left: usize,
     refilled: Instant,
+    traffic: Arc<Traffic>,
 }
 
 impl RngHandler {
@@ -139,6 +146,7 @@ impl RngHandler {
         }
         let written = chain.writable().write(&self.memory, &bytes[..got]);
         self.left = self.left.saturating_sub(written.max(LEAST));
+        self.traffic.to_guest.add(written as u64);
         self.queue.complete(chain.head(), written as u32);
     }
 
@@ -192,6 +200,7 @@ mod tests {
         assert_eq!(bench.exchange(0, &[output(BUFFERS, 100)]), 100);
         assert_ne!(bench.rings[0].bytes(BUFFERS, 100), first);
         assert_eq!(bench.exchange(0, &[output(BUFFERS, 1 << 20)]), MOST as u32);
+        assert_eq!(bench.device.counters()[..2], [("read_bytes", 300 + MOST as u64), ("read_ops", 3)]);
         bench.rings[0].add(&[input(BUFFERS, 10)]);
         bench.rings[0].kick();
         bench.recorder.wait("a reset asked for", |seen| seen.needs_reset.then_some(()));

@@ -9,6 +9,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::disk::{Direction, Disk, PUNCH, ZERO};
 use super::request::{Extent, Parts, Refused, Request, SERIAL, parse};
 use super::uring::{DEPTH, Uring};
+use crate::counters::Traffic;
 use crate::memory::GuestMemory;
 use crate::virtio::chain::{Buffers, Chain};
 use crate::virtio::queue::DeviceQueue;
@@ -39,6 +40,7 @@ pub struct BlockHandler {
     iovecs: Iovecs,
     /// A queue was left because no slot was free.
     is_stalled: bool,
+    traffic: Arc<Traffic>,
 }
 
 /// A request under way.
@@ -58,6 +60,7 @@ impl BlockHandler {
         queues: Vec<Option<DeviceQueue>>,
         write_flags: i32,
         wants_ring: bool,
+        traffic: Arc<Traffic>,
     ) -> Self {
         Self {
             disk,
@@ -71,6 +74,7 @@ impl BlockHandler {
             free: Vec::new(),
             iovecs: Iovecs::default(),
             is_stalled: false,
+            traffic,
         }
     }
 
@@ -176,7 +180,14 @@ impl BlockHandler {
         });
         let output = if matches!(request, Request::Read(_)) { parts.output.len() } else { 0 };
         match result {
-            Ok(()) => self.finish(number, VIRTIO_BLK_S_OK, output),
+            Ok(()) => {
+                match request {
+                    Request::Read(extent) => self.traffic.to_guest.add(extent.length),
+                    Request::Write(extent) => self.traffic.from_guest.add(extent.length),
+                    Request::Flush | Request::Id | Request::Discard(_) | Request::Zero(..) => {}
+                }
+                self.finish(number, VIRTIO_BLK_S_OK, output);
+            }
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 self.finish(number, VIRTIO_BLK_S_UNSUPP, 0);
             }

@@ -29,6 +29,7 @@ use super::config::{self, ConfigSpace};
 use super::device::{ActivateError, Activation, VirtioDevice};
 use super::queue::{DeviceQueue, RING_FEATURES};
 use super::worker::{Filter, Life};
+use crate::counters::{Counts, Traffic};
 use crate::snapshot::{InvalidState, Saved, Unit};
 
 /// How a disk is shown to the guest.
@@ -58,6 +59,7 @@ pub struct Block {
     queue_sizes: Vec<u16>,
     features: u64,
     config: ConfigSpace<60>,
+    traffic: Arc<Traffic>,
     life: Life<BlockHandler>,
 }
 
@@ -88,6 +90,7 @@ impl Block {
             io_uring: options.io_uring,
             queue_sizes: vec![options.queue_size; usize::from(options.queues)],
             features,
+            traffic: Arc::default(),
             life: Life::new(NAME, filter)?,
         })
     }
@@ -136,7 +139,8 @@ impl VirtioDevice for Block {
         let knows_flush = activation.features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         let write_flags = if knows_flush { 0 } else { libc::RWF_DSYNC };
         let (memory, queues) = DeviceQueue::take(activation, 1)?;
-        let handler = BlockHandler::new(self.disk.clone(), self.serial, memory, queues, write_flags, self.io_uring);
+        let (disk, traffic) = (self.disk.clone(), self.traffic.clone());
+        let handler = BlockHandler::new(disk, self.serial, memory, queues, write_flags, self.io_uring, traffic);
         self.life.activate(handler)
     }
 
@@ -154,6 +158,10 @@ impl VirtioDevice for Block {
 
     fn queue_states(&self) -> Vec<Option<QueueState>> {
         self.life.queue_states()
+    }
+
+    fn counters(&self) -> Counts {
+        self.traffic.of_storage()
     }
 
     fn save(&self) -> Saved {

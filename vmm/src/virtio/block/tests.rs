@@ -125,6 +125,11 @@ fn everything(options: &BlockOptions) {
     assert_eq!(bench.request(11, 0, &[input(DATA, 16)]).0, UNSUPP);
     assert_eq!(bench.request(11, 0, &[input(DATA, 32)]).0, IOERR);
     assert!(!bench.recorder.seen().needs_reset);
+
+    // Only what was moved counts, and it stays when the driver goes.
+    bench.device.reset();
+    let expected = [("read_bytes", 2048), ("read_ops", 1), ("write_bytes", 4096), ("write_ops", 1)];
+    assert_eq!(bench.device.counters(), expected);
 }
 
 #[test]

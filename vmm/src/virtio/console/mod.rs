@@ -13,6 +13,7 @@ mod tests;
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
@@ -26,6 +27,7 @@ use super::config::ConfigSpace;
 use super::device::{ActivateError, Activation, VirtioDevice};
 use super::queue::{DeviceQueue, RING_FEATURES};
 use super::worker::{Filter, Life};
+use crate::counters::{Counts, Traffic};
 use crate::snapshot::{InvalidState, Saved, Unit};
 
 pub use self::port::Watcher;
@@ -73,6 +75,7 @@ pub struct Console {
     restored: Option<State>,
     queue_sizes: Vec<u16>,
     config: ConfigSpace<12>,
+    traffic: Arc<Traffic>,
     life: Life<ConsoleHandler>,
 }
 
@@ -96,7 +99,8 @@ impl Console {
         let mut queue_sizes = vec![PORT_QUEUE; 2 * ports.len() + 2];
         queue_sizes.iter_mut().skip(2).take(2).for_each(|size| *size = CONTROL_QUEUE);
         let ends = ports.into_iter().map(|port| port.0).collect();
-        Ok(Self { ends, restored: None, queue_sizes, config, life: Life::new(NAME, filter)? })
+        let life = Life::new(NAME, filter)?;
+        Ok(Self { ends, restored: None, queue_sizes, config, traffic: Arc::default(), life })
     }
 }
 
@@ -130,7 +134,7 @@ impl VirtioDevice for Console {
             let is_used = is_multiport || id == 0;
             let fresh = if is_multiport { PortState::default() } else { PortState::single() };
             let queues = if is_used { pair(if id == 0 { 0 } else { 2 + 2 * id }) } else { None };
-            Port::new(end, known.unwrap_or(fresh), queues, END + id as u64)
+            Port::new(end, known.unwrap_or(fresh), queues, END + id as u64, self.traffic.clone())
         });
         let ports: Vec<_> = ports.collect();
         let control = if is_multiport { pair(2) } else { None };
@@ -156,6 +160,10 @@ impl VirtioDevice for Console {
 
     fn queue_states(&self) -> Vec<Option<QueueState>> {
         self.life.queue_states()
+    }
+
+    fn counters(&self) -> Counts {
+        self.traffic.of_stream()
     }
 
     fn save(&self) -> Saved {

@@ -7,6 +7,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::control::{PortKind, PortState};
 use super::host::Host;
+use crate::counters::Traffic;
 use crate::virtio::chain::Chain;
 use crate::virtio::queue::DeviceQueue;
 use crate::virtio::transfer::Iovecs;
@@ -40,12 +41,20 @@ pub struct Port {
     pub token: u64,
     iovecs: Iovecs,
     is_hung_up: bool,
+    /// Of all ports of the device.
+    traffic: Arc<Traffic>,
 }
 
 impl Port {
     /// A port that a driver has queues for.
-    pub fn new(end: PortEnd, state: PortState, queues: Option<(DeviceQueue, DeviceQueue)>, token: u64) -> Self {
-        Self { end, state, queues, token, iovecs: Iovecs::default(), is_hung_up: false }
+    pub fn new(
+        end: PortEnd,
+        state: PortState,
+        queues: Option<(DeviceQueue, DeviceQueue)>,
+        token: u64,
+        traffic: Arc<Traffic>,
+    ) -> Self {
+        Self { end, state, queues, token, iovecs: Iovecs::default(), is_hung_up: false, traffic }
     }
 
     /// Something happened at the host's end.
@@ -123,6 +132,7 @@ impl Port {
                 let pieces = self.iovecs.of(queue.memory(), [portion]);
                 // A system call that is given nothing says nothing.
                 let sent = if portion.is_empty() { Ok(0) } else { self.end.host.write(pieces, portion.len()) };
+                sent.iter().for_each(|sent| self.traffic.from_guest.add(*sent as u64));
                 match sent {
                     Ok(sent) if (sent as u64) < rest.len() => {
                         self.state.sent += sent as u32;
@@ -179,7 +189,10 @@ impl Port {
                     is_gone = true;
                     break;
                 }
-                Ok(read) => queue.complete(chain.head(), read as u32),
+                Ok(read) => {
+                    self.traffic.to_guest.add(read as u64);
+                    queue.complete(chain.head(), read as u32);
+                }
                 Err(error) => {
                     queue.put_back(&chain);
                     match error.kind() {

@@ -136,6 +136,10 @@ fn a_client_that_left_before_the_agent_came_is_forgotten() {
     assert_eq!(bench.hear(), HOST_OPEN);
     bench.room(10);
     assert_eq!(bench.read(), b"hello");
+    assert_eq!(bench.device.counters(), [("rx_bytes", 5), ("tx_bytes", 0)]);
+    bench.rings[1].put(BUFFERS, b"answer");
+    bench.exchange(1, &[input(BUFFERS, 6)]);
+    assert_eq!(bench.device.counters(), [("rx_bytes", 5), ("tx_bytes", 6)]);
 }
 
 #[test]

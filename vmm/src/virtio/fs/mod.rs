@@ -22,6 +22,7 @@ use super::device::{ActivateError, Activation, VirtioDevice};
 use super::queue::{DeviceQueue, RING_FEATURES};
 use super::vhost::{Relay, failed, give, share_memory, take};
 use super::worker::{Filter, Handler, Life, Poll};
+use crate::counters::Counts;
 use crate::snapshot::{InvalidState, Saved, Unit};
 
 /// Bytes of a tag.
@@ -152,6 +153,10 @@ impl VirtioDevice for Fs {
 
     fn queue_states(&self) -> Vec<Option<QueueState>> {
         self.life.queue_states()
+    }
+
+    fn counters(&self) -> Counts {
+        Counts::new()
     }
 
     fn save(&self) -> Saved {

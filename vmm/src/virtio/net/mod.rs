@@ -34,6 +34,7 @@ use super::device::{ActivateError, Activation, VirtioDevice};
 use super::queue::{DeviceQueue, RING_FEATURES};
 use super::vhost::{KernelVhost, Relay, failed};
 use super::worker::{Filter, Life};
+use crate::counters::{Counts, Traffic};
 use crate::memory::GuestMemory;
 use crate::snapshot::{InvalidState, Saved, Unit};
 
@@ -68,6 +69,7 @@ pub struct Net {
     config: ConfigSpace<12>,
     /// Pairs that the restored driver uses.
     active: u16,
+    traffic: Arc<Traffic>,
     life: Life<NetHandler>,
 }
 
@@ -132,6 +134,7 @@ impl Net {
             features,
             config,
             active: 1,
+            traffic: Arc::default(),
             life: Life::new(NAME, filter)?,
         })
     }
@@ -146,7 +149,7 @@ impl Net {
         let path = |pair: usize| match (take(2 * pair), take(2 * pair + 1)) {
             (Some(receive), Some(transmit)) => match self.vhosts.get(pair) {
                 Some(vhost) => Path::Kernel(KernelPair::new(vhost.clone(), receive, transmit, features)),
-                None => Path::Here(Pair::new(receive, transmit, shape)),
+                None => Path::Here(Pair::new(receive, transmit, shape, self.traffic.clone())),
             },
             _ => Path::Unused,
         };
@@ -203,6 +206,10 @@ impl VirtioDevice for Net {
 
     fn queue_states(&self) -> Vec<Option<QueueState>> {
         self.life.queue_states()
+    }
+
+    fn counters(&self) -> Counts {
+        if self.vhosts.is_empty() { self.traffic.of_network() } else { Counts::new() }
     }
 
     fn save(&self) -> Saved {

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::tap::{HEADER, Tap};
+use crate::counters::Traffic;
 use crate::memory::GuestMemory;
 use crate::virtio::chain::{Chain, Malformed};
 use crate::virtio::queue::DeviceQueue;
@@ -39,11 +40,13 @@ pub struct Pair {
     /// Chains to use again.
     spare: Vec<Chain>,
     iovecs: Iovecs,
+    /// Of all pairs of the device; bytes are those of frames, without the header.
+    traffic: Arc<Traffic>,
 }
 
 impl Pair {
     /// Two queues of a driver that agreed on packets of this shape.
-    pub fn new(receive: DeviceQueue, transmit: DeviceQueue, shape: Shape) -> Self {
+    pub fn new(receive: DeviceQueue, transmit: DeviceQueue, shape: Shape, traffic: Arc<Traffic>) -> Self {
         let memory = receive.memory().clone();
         Self {
             receive,
@@ -54,6 +57,7 @@ impl Pair {
             room_length: 0,
             spare: Vec::new(),
             iovecs: Iovecs::default(),
+            traffic,
         }
     }
 
@@ -123,6 +127,7 @@ impl Pair {
         if length < HEADER {
             return Err(io::ErrorKind::InvalidData.into());
         }
+        self.traffic.to_guest.add((length - HEADER) as u64);
         let mut left = length as u64;
         let mut used = 0;
         while left > 0 {
@@ -161,8 +166,13 @@ impl Pair {
                         is_tap_full = true;
                         break;
                     }
-                    // Sent, or what the host can't make sense of, which is lost as on any network.
-                    _ => self.transmit.complete(chain.head(), 0),
+                    // What the host can't make sense of is lost, as on any network.
+                    sent => {
+                        if let Ok(sent) = sent {
+                            self.traffic.from_guest.add(sent.saturating_sub(HEADER) as u64);
+                        }
+                        self.transmit.complete(chain.head(), 0);
+                    }
                 }
                 left -= 1;
             }

@@ -61,6 +61,9 @@ fn packets_from_the_guest_leave_as_they_are() {
             let (_, length) = recv(&ends[0], &mut sent[..], RecvFlags::empty()).unwrap();
             assert_eq!(sent[..length], packet);
         }
+        let counts = bench.device.counters();
+        let bytes = (60 + 1514 + 60_000 - 3 * HEADER) as u64;
+        assert_eq!(counts, [("rx_bytes", 0), ("rx_frames", 0), ("tx_bytes", bytes), ("tx_frames", 3)]);
     }
 }
 
@@ -84,6 +87,8 @@ fn packets_to_the_guest_take_as_many_buffers_as_they_need() {
         received[10..12].fill(0);
         assert_eq!(received, packet);
     }
+    let bytes = (72 + 1526 + 1527 + 60_000 - 4 * HEADER) as u64;
+    assert_eq!(bench.device.counters()[..2], [("rx_bytes", bytes), ("rx_frames", 4)]);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use self::function::Function;
 use super::VirtioDevice;
 use crate::bus::Request;
+use crate::counters::Counts;
 use crate::interrupts::Interrupts;
 use crate::memory::GuestMemory;
 use crate::pci::{Bars, Effect, PciFunction};
@@ -121,6 +122,10 @@ impl PciFunction for VirtioPci {
 
     fn reset(&self) {
         self.function().power_on();
+    }
+
+    fn counters(&self) -> Counts {
+        self.function().device.counters()
     }
 
     fn save(&self) -> Saved {

@@ -30,6 +30,10 @@ struct Copier {
 }
 
 impl VirtioDevice for Copier {
+    fn counters(&self) -> Counts {
+        Counts::new()
+    }
+
     fn id(&self) -> u16 {
         4
     }

@@ -27,6 +27,7 @@ use super::config::ConfigSpace;
 use super::device::{ActivateError, Activation, VirtioDevice};
 use super::queue::{DeviceQueue, RING_FEATURES};
 use super::worker::{Filter, Handler, Life, Poll};
+use crate::counters::{Counts, Traffic};
 use crate::snapshot::{InvalidState, Saved, Unit};
 
 pub use self::switch::Sockets;
@@ -69,6 +70,8 @@ pub struct Vsock {
     config: ConfigSpace<8>,
     /// The guest has yet to hear that its connections stayed behind.
     owes_reset: bool,
+    /// None where the kernel moves packets.
+    traffic: Option<Arc<Traffic>>,
     life: Life<VsockHandler>,
 }
 
@@ -96,10 +99,11 @@ impl Vsock {
             }
         };
         let cid = u64::from(cid);
+        let traffic = matches!(backend, Backend::Sockets(_)).then(Arc::default);
         let mut config = ConfigSpace::default();
         config.put(0, &cid.to_le_bytes());
         let life = Life::new(NAME, filter)?;
-        Ok(Self { backend: Some(backend), cid, features, config, owes_reset: false, life })
+        Ok(Self { backend: Some(backend), cid, features, config, owes_reset: false, traffic, life })
     }
 }
 
@@ -127,7 +131,10 @@ impl VirtioDevice for Vsock {
             return Err(ActivateError::QueueMissing(0));
         };
         let path = match self.backend.take() {
-            Some(Backend::Sockets(sockets)) => Path::Here(Switch::new(sockets, self.cid, receive, transmit)),
+            Some(Backend::Sockets(sockets)) => {
+                let traffic = self.traffic.clone().unwrap_or_default();
+                Path::Here(Switch::new(sockets, self.cid, receive, transmit, traffic))
+            }
             Some(Backend::Kernel(file)) => Path::Kernel(KernelVsock::new(file, self.cid, receive, transmit, features)),
             // It is only away while a driver is at work.
             None => return Err(ActivateError::QueueMissing(0)),
@@ -156,6 +163,10 @@ impl VirtioDevice for Vsock {
 
     fn queue_states(&self) -> Vec<Option<QueueState>> {
         self.life.queue_states()
+    }
+
+    fn counters(&self) -> Counts {
+        self.traffic.as_ref().map_or_else(Counts::new, |traffic| traffic.of_network())
     }
 
     fn save(&self) -> Saved {

@@ -4,12 +4,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with};
 use vmm_sys_util::epoll::EventSet;
 
 use super::connection::{Connection, Ports, ROOM, Read};
 use super::packet::{HEADER, HOST, Header, Op, STREAM};
+use crate::counters::Traffic;
 use crate::virtio::chain::{Chain, Malformed};
 use crate::virtio::queue::DeviceQueue;
 use crate::virtio::transfer::Iovecs;
@@ -66,11 +68,13 @@ pub struct Switch {
     next_slot: usize,
     is_listening: bool,
     iovecs: Iovecs,
+    /// Packets of connections; bytes are those of their data.
+    traffic: Arc<Traffic>,
 }
 
 impl Switch {
     /// Nobody is connected yet.
-    pub fn new(sockets: Sockets, cid: u64, receive: DeviceQueue, transmit: DeviceQueue) -> Self {
+    pub fn new(sockets: Sockets, cid: u64, receive: DeviceQueue, transmit: DeviceQueue, traffic: Arc<Traffic>) -> Self {
         Self {
             sockets,
             cid,
@@ -82,6 +86,7 @@ impl Switch {
             next_slot: 0,
             is_listening: false,
             iovecs: Iovecs::default(),
+            traffic,
         }
     }
 
@@ -257,6 +262,7 @@ impl Switch {
         if header.from != self.cid || header.to != HOST || header.kind != STREAM || !is_whole {
             return self.refuse(header);
         }
+        self.traffic.from_guest.add(header.length.into());
         let ports = Ports { guest: header.from_port, host: header.to_port };
         let slot = self.find(ports).map(|index| &mut self.slots[index]);
         match (header.op, slot) {
@@ -369,6 +375,7 @@ impl Switch {
                 passed: connection.passed(),
             };
             room.write(memory, &header.bytes());
+            self.traffic.to_guest.add(length.into());
             if connection.is_over() {
                 self.slots[index] = Slot::Free;
             }

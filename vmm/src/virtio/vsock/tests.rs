@@ -135,6 +135,9 @@ fn a_program_of_the_host_reaches_the_guest() {
     let mut answer = [0; 5];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"world");
+    // Requests and answers are packets too.
+    let expected = [("rx_bytes", 5), ("rx_frames", 2), ("tx_bytes", 5), ("tx_frames", 2)];
+    assert_eq!(bench.device.counters(), expected);
     // It ends when the host's program is gone, and the guest agrees.
     drop(stream);
     let (end, _) = bench.receive();
