@@ -1,13 +1,17 @@
 //! The guest's physical address map (x86-64).
 //!
 //! ```text
-//!  0x0000_0000  RAM (below 1 MiB: boot parameters, page tables, ACPI tables)
+//!  0x0000_0000  RAM (below 1 MiB: boot parameters, page tables, ACPI and SMBIOS tables)
 //!  0xC000_0000  end of low RAM at most; what RAM is beyond it continues at 4 GiB
 //!  0xC000_0000  32-bit window of PCI BARs
 //!  0xE000_0000  ECAM: PCI configuration space, one bus segment
 //!  0xFEC0_0000  IOAPIC   0xFED0_0000 platform registers   0xFEE0_0000 LAPIC, MSI
 //!  0x1_0000_0000 high RAM, then (1 GiB aligned) virtio-pmem regions and the 64-bit window of PCI BARs
 //! ```
+
+/// The SMBIOS tables, in that part of a PC's last 64 KiB below 1 MiB where kernels look for them. It is RAM that the memory
+/// map doesn't tell of.
+pub const SMBIOS: std::ops::Range<u64> = 0xF_0000..0x10_0000;
 
 /// Where low RAM ends at the latest, and the 32-bit PCI window begins.
 pub const LOW_RAM_END: u64 = 0xC000_0000;

@@ -9,6 +9,7 @@
 //!     ├─ cpu          CPUID, registers, the run loop of a vCPU, its saved state
 //!     ├─ boot         bzImage and PVH kernels, command line, boot parameters
 //!     ├─ acpi         the tables that describe all of it to the guest
+//!     ├─ smbios       those that say what it is called
 //!     ├─ bus          who answers at an address
 //!     ├─ legacy       serial port, power and hot-plug events, what an x86 kernel expects to find
 //!     ├─ interrupts   GSIs, irqfds, MSI routes
@@ -43,6 +44,7 @@ pub mod monitor;
 pub mod options;
 pub mod pci;
 pub mod seccomp;
+pub mod smbios;
 pub mod snapshot;
 pub mod start;
 pub mod vfio;

@@ -17,6 +17,8 @@ const COMMAND_LINE_SIZE: u64 = 2048;
 const LEAST_RAM: u64 = 16 << 20;
 /// Most RAM: what fits below 2^46, with room for PCI windows.
 const MOST_RAM: u64 = 1 << 45;
+/// Bytes of all OEM strings: firmware tables have 64 KiB below 1 MiB, and the other texts take 8 KiB at most.
+const MOST_OEM: u64 = 32 << 10;
 const KIB4: u64 = 4 << 10;
 const MIB2: u64 = 2 << 20;
 const GIB1: u64 = 1 << 30;
@@ -218,11 +220,14 @@ fn platform(config: &VmConfig, findings: &mut Findings) {
     let oem = platform.oem_strings.iter().enumerate().map(|(index, text)| (format!("oem_strings[{index}]"), text));
     let texts = texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text.as_ref()?)));
     findings.range("platform.oem_strings", platform.oem_strings.len() as u64, 0..=64);
+    let bytes: usize = platform.oem_strings.iter().map(String::len).sum();
+    findings.range("platform.oem_strings", bytes as u64, 0..=MOST_OEM);
     for (name, text) in texts.chain(oem) {
-        // SMBIOS strings end with a zero byte, and an empty one would end the structure.
+        // SMBIOS strings end with a zero byte, and an empty one would end the structure. Whoever reads them in the guest
+        // may show them on a terminal.
         findings.range(format!("platform.{name}"), text.len() as u64, 1..=1024);
-        if text.contains('\0') {
-            findings.add(format!("platform.{name}"), Problem::Contradiction("contains a zero byte"));
+        if text.chars().any(char::is_control) {
+            findings.add(format!("platform.{name}"), Problem::Contradiction("contains a control character"));
         }
     }
 }

@@ -137,6 +137,23 @@ fn names_are_filled_in_and_unique() {
 }
 
 #[test]
+fn texts_of_firmware_tables_are_text() {
+    let oem = |strings: &[String]| wrong(&serde_json::json!({"platform": {"oem_strings": strings}}).to_string());
+    assert_eq!(oem(&["ä".to_owned(), "y".repeat(1024)]), "");
+    assert_eq!(oem(&["a".to_owned(), "b\0c".to_owned()]), "platform.oem_strings[1]: contains a control character");
+    assert_eq!(oem(&["\u{1b}[2J".to_owned()]), "platform.oem_strings[0]: contains a control character");
+    assert_eq!(oem(&["\u{9b}2J".to_owned()]), "platform.oem_strings[0]: contains a control character");
+    assert_eq!(oem(&[String::new()]), "platform.oem_strings[0]: 0 is not from 1 to 1024");
+    assert_eq!(oem(&["y".repeat(1025)]), "platform.oem_strings[0]: 1025 is not from 1 to 1024");
+    assert_eq!(oem(&vec!["y".repeat(1024); 33]), "platform.oem_strings: 33792 is not from 0 to 32768");
+    assert_eq!(oem(&vec!["y".to_owned(); 65]), "platform.oem_strings: 65 is not from 0 to 64");
+    assert_eq!(
+        wrong(r#"{"platform": {"serial_number": "a\nb", "chassis_asset_tag": ""}}"#),
+        "platform.serial_number: contains a control character\nplatform.chassis_asset_tag: 0 is not from 1 to 1024"
+    );
+}
+
+#[test]
 fn descriptors_belong_to_one() {
     assert_eq!(wrong(r#"{"disks": [{"fd": 9}, {"fd": 9}]}"#), "disks[1].fd: descriptor 9 is disks[0].fd already");
     assert_eq!(wrong(r#"{"disks": [{"fd": 1}]}"#), "disks[0].fd: 1 is not from 3 to 1048576");

@@ -26,7 +26,7 @@ pub struct Range {
     pub kind: Kind,
 }
 
-/// Where the first 640 KiB of a PC's RAM end: beyond are no programs, but boot data and the ACPI tables.
+/// Where the first 640 KiB of a PC's RAM end: beyond are no programs, but boot data and the tables.
 const FIRST_RAM_END: u64 = 0x9_FC00;
 
 /// Where RAM for programs goes on.

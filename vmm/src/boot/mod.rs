@@ -6,7 +6,7 @@
 //!  0x7000  Linux boot parameters ("zero page")
 //!  0x9000  page tables: the first GiB, identity
 //!  0x20000 command line, PVH memory map
-//!  0x9FC00 end of the first RAM; ACPI tables are at 0xE0000 (crate::acpi)
+//!  0x9FC00 end of the first RAM; tables are at 0xE0000 (crate::acpi) and 0xF0000 (crate::smbios)
 //!  0x100000 kernel; the initramfs lies as high as it may
 //! ```
 

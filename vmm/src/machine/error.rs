@@ -33,6 +33,9 @@ pub enum MachineError {
     /// The tables that describe the machine don't fit.
     #[error(transparent)]
     Tables(#[from] crate::acpi::TooLarge),
+    /// Those that say what it is called don't.
+    #[error(transparent)]
+    Names(#[from] crate::smbios::TooLarge),
     /// The host's CPUs lack what the baseline has.
     #[error("cpus.baseline: this host's CPUs lack features of it: {}", list(missing))]
     Baseline {

@@ -25,7 +25,7 @@ use crate::cpu::{Buses, Listener, Outcome, Vcpus, state};
 use crate::hypervisor::vm::{VmOptions, failed};
 use crate::hypervisor::{Hypervisor, HypervisorError, Slot};
 use crate::interrupts::{Interrupts, IrqChip};
-use crate::layout::{ECAM, EVENTS_IRQ, PLATFORM, SERIAL};
+use crate::layout::{ECAM, EVENTS_IRQ, PLATFORM, SERIAL, SMBIOS};
 use crate::legacy::keyboard::{self, ResetLine};
 use crate::legacy::platform::Platform as Registers;
 use crate::legacy::pvpanic::{self, PanicPort};
@@ -33,6 +33,7 @@ use crate::legacy::serial::SerialPort;
 use crate::memory::{self, GuestMemory};
 use crate::pci::{Ecam, PciRoot};
 use crate::seccomp::{Filters, Role};
+use crate::smbios;
 
 /// A machine's processors and memory.
 pub(super) struct Parts {
@@ -162,6 +163,7 @@ pub(super) struct Platform {
     serial: Option<Arc<SerialPort>>,
     console: Option<Console>,
     description: Description,
+    smbios: Vec<u8>,
 }
 
 /// An event that interrupts the guest by an edge on a pin of the IOAPIC.
@@ -199,14 +201,15 @@ impl Platform {
             console = Some(Console::new(Arc::clone(&port), ours, has_input));
             serial = Some(port);
         }
-        Ok(Self { registers, serial, console, description })
+        Ok(Self { registers, serial, console, description, smbios: smbios::build(&config.platform)? })
     }
 
-    /// Writes the ACPI tables, and an ID of this life of the guest.
+    /// Writes the ACPI and SMBIOS tables, and an ID of this life of the guest.
     pub fn write_tables(&self, memory: &GuestMemory) -> Result<(), MachineError> {
-        let tables = acpi::build(&self.description)?;
-        let written = memory.write_slice(&tables, GuestAddress(acpi::TABLES.start));
-        written.map_err(crate::boot::BootError::from)?;
+        let acpi = acpi::build(&self.description)?;
+        for (start, tables) in [(acpi::TABLES.start, &acpi), (SMBIOS.start, &self.smbios)] {
+            memory.write_slice(tables, GuestAddress(start)).map_err(crate::boot::BootError::from)?;
+        }
         new_generation(memory)
     }
 

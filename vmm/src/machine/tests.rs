@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use vm_memory::{Bytes, GuestAddress};
+
 use super::*;
 use crate::bus::Request;
 
@@ -89,6 +91,8 @@ fn a_guest_writes_to_its_serial_port_and_resets_itself_in_place() {
     let bed = bed(&code);
     let Some(mut machine) = bed.machine() else { return };
     assert_eq!(machine.vcpu_threads().len(), 2);
+    let anchor = machine.memory().read_obj::<[u8; 5]>(GuestAddress(crate::layout::SMBIOS.start)).unwrap();
+    assert_eq!(&anchor, b"_SM3_");
     machine.boot().unwrap();
     assert_eq!(bed.wait(), Event::Request(Request::Reset));
     for _ in 0..2 {
@@ -131,10 +135,8 @@ fn a_restored_guest_goes_on_where_it_was() {
     let saved = machine.save().unwrap();
     let ram = tempfile::tempfile().unwrap();
     let image = crate::snapshot::image::write(machine.memory(), &ram).unwrap();
-    let generation = |machine: &Machine| {
-        use vm_memory::{Bytes, GuestAddress};
-        machine.memory().read_obj::<u128>(GuestAddress(crate::acpi::VM_GENERATION_ID)).unwrap()
-    };
+    let generation =
+        |machine: &Machine| machine.memory().read_obj::<u128>(GuestAddress(crate::acpi::VM_GENERATION_ID)).unwrap();
     let first_life = generation(&machine);
     drop(machine);
 
