@@ -43,6 +43,7 @@ pub mod memory;
 pub mod monitor;
 pub mod options;
 pub mod pci;
+pub mod readiness;
 pub mod seccomp;
 pub mod smbios;
 pub mod snapshot;

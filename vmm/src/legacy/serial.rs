@@ -1,30 +1,36 @@
-//! The serial port COM1: a 16550A by vm-superio, whose output costs the host one system call a line.
+//! The serial port COM1: a 16550A by vm-superio, whose output costs the host one system call a line, and never waits.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use serde::{Deserialize, Serialize};
 use vm_superio::serial::{SerialEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::output::{Output, Sink};
 use crate::bus::{BusDevice, Request};
+use crate::counters::{Counter, Counts};
 use crate::snapshot::{InvalidState, Saved, Unit};
 
 /// The port.
 pub struct SerialPort {
     uart: Mutex<Uart>,
+    sink: Option<Arc<Sink>>,
+    received: Counter,
 }
 
-type Uart = Serial<Raise, Drained, Output>;
+type Uart = Serial<Raise, Wake, Output>;
 
 /// Raises the port's interrupt.
 struct Raise(EventFd);
 
-/// Tells that more input can be taken.
-struct Drained(OwnedFd);
+/// Tells the owner to look again: all input was taken, or output waits.
+struct Wake(OwnedFd);
 
 /// Interrupt enable register, while the divisor latch is not in its place.
 ///
@@ -32,14 +38,8 @@ struct Drained(OwnedFd);
 /// line's end, is when output has to be seen.
 const INTERRUPT_ENABLE: u8 = 1;
 
-/// Output that was not seen yet, at most.
-const BUFFER: usize = 256;
-
-/// Where output goes.
-struct Output {
-    file: Option<File>,
-    pending: Vec<u8>,
-}
+/// How long the end of the output may wait for its reader when the machine goes.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 const KIND: &str = "serial-16550";
 const VERSION: u16 = 1;
@@ -58,12 +58,13 @@ struct State {
 }
 
 impl SerialPort {
-    /// A port whose output goes to `output`, or nowhere. Writing to `interrupt` raises its interrupt; `drained` is written
-    /// to when all input was read.
+    /// A port whose output goes to `output`, or nowhere. Writing to `interrupt` raises its interrupt; `wake` (an eventfd)
+    /// is written to when all input was read, and when output begins to wait ([`SerialPort::blocked`]).
     #[must_use]
-    pub fn new(output: Option<OwnedFd>, interrupt: EventFd, drained: OwnedFd) -> Self {
-        let output = Output { file: output.map(File::from), pending: Vec::with_capacity(BUFFER) };
-        Self { uart: Mutex::new(Serial::with_events(Raise(interrupt), Drained(drained), output)) }
+    pub fn new(output: Option<OwnedFd>, interrupt: EventFd, wake: OwnedFd) -> Self {
+        let sink = output.map(|output| Arc::new(Sink::new(output)));
+        let uart = Serial::with_events(Raise(interrupt), Wake(wake), Output::new(sink.clone()));
+        Self { uart: Mutex::new(uart), sink, received: Counter::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Uart> {
@@ -79,12 +80,41 @@ impl SerialPort {
     /// Gives the guest input; returns how much of it was taken.
     #[must_use]
     pub fn input(&self, bytes: &[u8]) -> usize {
-        self.lock().enqueue_raw_bytes(bytes).unwrap_or(0)
+        let taken = self.lock().enqueue_raw_bytes(bytes).unwrap_or(0);
+        self.received.add(taken as u64);
+        taken
     }
 
-    /// Writes what is pending; when the guest will not run for a while, or ever again.
+    /// Passes on what is pending; when the guest will not run for a while, or whoever reads it takes more.
     pub fn flush(&self) {
         self.lock().writer_mut().show();
+    }
+
+    /// Where output waits to go, if it does. Call [`SerialPort::flush`] when that can be written to.
+    #[must_use]
+    pub fn blocked(&self) -> Option<BorrowedFd<'_>> {
+        let sink = self.sink.as_ref()?;
+        self.lock().writer().is_blocked().then(|| sink.as_fd())
+    }
+
+    /// Passes on the end of the output. Whoever has not read it within a second is not there any more.
+    pub fn finish(&self) {
+        let end = Instant::now() + PATIENCE;
+        self.flush();
+        while let Some(sink) = self.blocked() {
+            let Ok(rest) = Timespec::try_from(end.saturating_duration_since(Instant::now())) else { return };
+            if !matches!(poll(&mut [PollFd::from_borrowed_fd(sink, PollFlags::OUT)], Some(&rest)), Ok(1..)) {
+                return;
+            }
+            self.flush();
+        }
+    }
+
+    /// What went through it. Output is counted when it was taken, or dropped because its reader was too slow or gone.
+    #[must_use]
+    pub fn counters(&self) -> Counts {
+        let (shown, dropped) = self.lock().writer().counts();
+        vec![("rx_bytes", self.received.get()), ("tx_bytes", shown), ("dropped_bytes", dropped)]
     }
 
     /// Back to how it was at power-on.
@@ -96,11 +126,11 @@ impl SerialPort {
     /// Puts registers and input in place, leaving where output goes.
     fn set(&self, state: &SerialState) {
         let mut uart = self.lock();
-        let (Ok(interrupt), Ok(drained)) = (uart.interrupt_evt().0.try_clone(), uart.events().0.try_clone()) else {
+        let (Ok(interrupt), Ok(wake)) = (uart.interrupt_evt().0.try_clone(), uart.events().0.try_clone()) else {
             return;
         };
-        let output = std::mem::replace(uart.writer_mut(), Output { file: None, pending: Vec::new() });
-        if let Ok(restored) = Serial::from_state(state, Raise(interrupt), Drained(drained), output) {
+        let output = std::mem::take(uart.writer_mut());
+        if let Ok(restored) = Serial::from_state(state, Raise(interrupt), Wake(wake), output) {
             *uart = restored;
         }
     }
@@ -163,40 +193,22 @@ impl BusDevice for SerialPort {
     fn write(&self, offset: u64, data: &[u8]) -> Request {
         if let (&[byte], Ok(offset)) = (data, u8::try_from(offset)) {
             let mut uart = self.lock();
-            // Output that can't be written is lost, like on a wire that nobody listens to.
+            // Output takes everything, and an interrupt that can't be raised has been raised often enough.
             let _ = uart.write(offset, byte);
-            if offset == INTERRUPT_ENABLE {
-                uart.writer_mut().show();
+            let output = uart.writer_mut();
+            let is_due = output.is_due() || (offset == INTERRUPT_ENABLE && !output.is_blocked());
+            if is_due && output.show() {
+                uart.events().wake();
             }
         }
         Request::Nothing
     }
 }
 
-impl Output {
-    /// Writes all that is pending.
-    fn show(&mut self) {
-        if let Some(file) = &mut self.file
-            && !self.pending.is_empty()
-        {
-            let _ = file.write_all(&self.pending);
-        }
-        self.pending.clear();
-    }
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.pending.extend_from_slice(bytes);
-        if self.pending.len() >= BUFFER || bytes.contains(&b'\n') {
-            self.show();
-        }
-        Ok(bytes.len())
-    }
-
-    /// Called after each byte, so it does nothing.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+impl Wake {
+    fn wake(&self) {
+        // Fails only when it is full, and then it is readable.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }
 
@@ -208,7 +220,7 @@ impl Trigger for Raise {
     }
 }
 
-impl SerialEvents for Drained {
+impl SerialEvents for Wake {
     fn buffer_read(&self) {}
 
     fn out_byte(&self) {}
@@ -216,7 +228,7 @@ impl SerialEvents for Drained {
     fn tx_lost_byte(&self) {}
 
     fn in_buffer_empty(&self) {
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        self.wake();
     }
 }
 
@@ -229,15 +241,15 @@ mod tests {
         port: SerialPort,
         output: std::io::PipeReader,
         interrupt: EventFd,
-        drained: OwnedFd,
+        wake: OwnedFd,
     }
 
     fn bed() -> Bed {
         let interrupt = EventFd::new(libc::EFD_NONBLOCK).unwrap();
-        let drained = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
         let (output, writer) = std::io::pipe().unwrap();
-        let port = SerialPort::new(Some(writer.into()), interrupt.try_clone().unwrap(), drained.try_clone().unwrap());
-        Bed { port, output, interrupt, drained }
+        let port = SerialPort::new(Some(writer.into()), interrupt.try_clone().unwrap(), wake.try_clone().unwrap());
+        Bed { port, output, interrupt, wake }
     }
 
     fn write(port: &SerialPort, offset: u64, bytes: &[u8]) {
@@ -277,9 +289,9 @@ mod tests {
         let mut byte = [0];
         bed.port.read(0, &mut byte);
         assert_eq!(byte, *b"a");
-        assert!(rustix::io::read(&bed.drained, &mut [0; 8]).is_err());
+        assert!(rustix::io::read(&bed.wake, &mut [0; 8]).is_err());
         bed.port.read(0, &mut byte);
-        assert!(rustix::io::read(&bed.drained, &mut [0; 8]).is_ok());
+        assert!(rustix::io::read(&bed.wake, &mut [0; 8]).is_ok());
         assert_eq!(bed.port.input(&vec![b'x'; 4096]), room);
     }
 

@@ -4,19 +4,20 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::termios::{self, OptionalActions, Termios};
 use vse_vmm_api::{ConsoleMode, SerialConfig};
 
 use super::descriptors::DescriptorError;
 use crate::legacy::serial::SerialPort;
+use crate::readiness::is_ready;
 
-/// What the port is connected to. The owner polls [`Console::input`] and [`Console::drained`], and calls
-/// [`Console::pass_input`] when either is readable.
+/// What the port is connected to. The owner polls [`Console::input`] and [`Console::wake`] for reading, [`Console::output`]
+/// for writing, and calls [`Console::ready`] when any of them is ready.
 pub struct Console {
     port: Arc<SerialPort>,
     input: Option<Input>,
-    drained: OwnedFd,
+    wake: OwnedFd,
 }
 
 /// Standard input; as a terminal it passes every key on until this is dropped.
@@ -44,9 +45,9 @@ pub(super) fn output(config: &SerialConfig) -> Result<(Option<OwnedFd>, bool), D
 }
 
 impl Console {
-    pub(super) fn new(port: Arc<SerialPort>, drained: OwnedFd, has_input: bool) -> Self {
+    pub(super) fn new(port: Arc<SerialPort>, wake: OwnedFd, has_input: bool) -> Self {
         let input = has_input.then(Input::standard).flatten();
-        Self { port, input, drained }
+        Self { port, input, wake }
     }
 
     /// What to poll for input; `None` when there is none, has ended, or the guest takes no more of it now.
@@ -56,19 +57,34 @@ impl Console {
         (self.port.room() > 0).then(|| input.descriptor.as_fd())
     }
 
-    /// Readable when the guest has taken all input.
+    /// Where output waits to be written to; `None` when there is none.
     #[must_use]
-    pub fn drained(&self) -> BorrowedFd<'_> {
-        self.drained.as_fd()
+    pub fn output(&self) -> Option<BorrowedFd<'_>> {
+        self.port.blocked()
     }
 
-    /// Passes on what input there is, without waiting; as much as the guest takes.
-    pub fn pass_input(&mut self) {
-        if would_not_wait(&self.drained) {
-            let _ = rustix::io::read(&self.drained, &mut [0; 8]);
+    /// Readable when the others have to be looked at anew: the guest has taken all input, or output waits.
+    #[must_use]
+    pub fn wake(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Passes on what there is, without waiting: as much input as the guest takes, as much output as its reader does.
+    pub fn ready(&mut self) {
+        if is_ready(&self.wake, PollFlags::IN) {
+            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         }
+        if self.output().is_some() {
+            self.port.flush();
+        }
+        self.pass_input();
+    }
+
+    fn pass_input(&mut self) {
         // The other one may be what was readable, and a terminal is read without waiting only if it is asked before.
-        let Some(input) = self.input.as_ref().filter(|input| would_not_wait(&input.descriptor)) else { return };
+        let Some(input) = self.input.as_ref().filter(|input| is_ready(&input.descriptor, PollFlags::IN)) else {
+            return;
+        };
         let mut bytes = [0; 64];
         let room = self.port.room().min(bytes.len());
         if room == 0 {
@@ -84,10 +100,10 @@ impl Console {
     }
 }
 
-/// Whether a read returns at once.
-fn would_not_wait(descriptor: &OwnedFd) -> bool {
-    let mut descriptors = [PollFd::new(descriptor, PollFlags::IN)];
-    poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.port.finish();
+    }
 }
 
 impl Input {
@@ -120,18 +136,18 @@ mod tests {
 
     #[test]
     fn input_is_never_waited_for() {
-        let drained = eventfd(0, EventfdFlags::empty()).unwrap();
+        let wake = eventfd(0, EventfdFlags::empty()).unwrap();
         let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
-        let port = Arc::new(SerialPort::new(None, interrupt, drained.try_clone().unwrap()));
+        let port = Arc::new(SerialPort::new(None, interrupt, wake.try_clone().unwrap()));
         let (reader, writer) = io::pipe().unwrap();
-        let mut console = Console::new(port, drained.try_clone().unwrap(), false);
+        let mut console = Console::new(port, wake.try_clone().unwrap(), false);
         console.input = Some(Input { descriptor: reader.into(), cooked: None });
         // Nothing was typed, the guest has only taken what was there: this returns.
-        rustix::io::write(&drained, &1_u64.to_ne_bytes()).unwrap();
-        console.pass_input();
+        rustix::io::write(&wake, &1_u64.to_ne_bytes()).unwrap();
+        console.ready();
         assert!(console.input().is_some());
         drop(writer);
-        console.pass_input();
+        console.ready();
         assert!(console.input().is_none());
     }
 }

@@ -179,7 +179,7 @@ impl Machine {
         Some(self.attached.remove(index).id)
     }
 
-    /// Counters of devices by their IDs, and of vCPUs as `vcpu0` and so on.
+    /// Counters of devices by their IDs, of vCPUs as `vcpu0` and so on, and of the serial port as `serial`.
     #[must_use]
     pub fn counters(&self) -> VmCounters {
         let vcpus = (0..).zip(self.vcpus.exits()).map(|(number, exits)| (format!("vcpu{number}"), exits));
@@ -187,7 +187,8 @@ impl Machine {
             let function = self.workshop.pci.function(attached.slot)?;
             Some((attached.id.clone(), function.counters()))
         });
-        let counting = vcpus.chain(devices).filter(|(_, counts)| !counts.is_empty());
+        let serial = self.platform.serial().map(|serial| ("serial".to_owned(), serial.counters()));
+        let counting = vcpus.chain(devices).chain(serial).filter(|(_, counts)| !counts.is_empty());
         counting
             .map(|(name, counts)| (name, counts.into_iter().map(|(what, count)| (what.to_owned(), count)).collect()))
             .collect()
@@ -203,14 +204,15 @@ impl Machine {
     pub fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
         if let Some(console) = self.platform.console() {
             fds.extend(console.input().map(|input| PollFd::from_borrowed_fd(input, PollFlags::IN)));
-            fds.push(PollFd::from_borrowed_fd(console.drained(), PollFlags::IN));
+            fds.extend(console.output().map(|output| PollFd::from_borrowed_fd(output, PollFlags::OUT)));
+            fds.push(PollFd::from_borrowed_fd(console.wake(), PollFlags::IN));
         }
     }
 
-    /// To be called when any of that was readable.
+    /// To be called when any of that was ready.
     pub fn ready(&mut self) {
         if let Some(console) = self.platform.console_mut() {
-            console.pass_input();
+            console.ready();
         }
     }
 }

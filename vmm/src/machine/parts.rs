@@ -193,10 +193,10 @@ impl Platform {
         let (mut serial, mut console) = (None, None);
         if description.has_serial {
             let (output, has_input) = console::output(&config.serial).map_err(descriptor("the serial port"))?;
-            let drained = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(io::Error::from);
-            let drained = drained.map_err(host("an event can't be made"))?;
-            let ours = drained.try_clone().map_err(host("an event can't be made"))?;
-            let port = Arc::new(SerialPort::new(output, edge(vm, SERIAL.1)?, drained));
+            let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(io::Error::from);
+            let wake = wake.map_err(host("an event can't be made"))?;
+            let ours = wake.try_clone().map_err(host("an event can't be made"))?;
+            let port = Arc::new(SerialPort::new(output, edge(vm, SERIAL.1)?, wake));
             buses.ports.insert(SERIAL.0..SERIAL.0 + 8, Arc::clone(&port) as _).map_err(taken)?;
             console = Some(Console::new(Arc::clone(&port), ours, has_input));
             serial = Some(port);

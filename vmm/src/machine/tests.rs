@@ -1,7 +1,8 @@
 //! Machines on the host's own KVM, with kernels of a few instructions.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
@@ -105,6 +106,46 @@ fn a_guest_writes_to_its_serial_port_and_resets_itself_in_place() {
     assert_eq!((counters["vcpu0"]["io_exits"], counters["vcpu0"]["mmio_exits"]), (12, 0));
     assert_eq!(counters["vcpu1"]["io_exits"], 0);
     assert_eq!(counters["_rng0"]["read_ops"], 0);
+}
+
+#[test]
+fn a_guest_whose_output_nobody_reads_goes_on_until_it_is_read() {
+    // again: mov al, 'x'; mov dx, 0x3F8; out dx, al; jmp again
+    let bed = bed(&[&out(0x3F8, b'x')[..], &[0xEB, 0xF7]].concat());
+    let path = bed.folder.path().join("serial");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    // Open for both, so that nobody waits for the other end; and full.
+    let open = |flags| File::options().read(true).write(true).custom_flags(flags).open(&path).unwrap();
+    let (mut reader, mut other) = (open(0), open(libc::O_NONBLOCK));
+    let mut full = 0;
+    while let Ok(count) = other.write(&[b'-'; 4096]) {
+        full += count as u64;
+    }
+    let Some(mut machine) = bed.machine() else { return };
+    machine.boot().unwrap();
+    until("the guest goes on", || machine.counters()["vcpu0"]["io_exits"] > 1000);
+    machine.pause().unwrap();
+    let written = machine.counters()["vcpu0"]["io_exits"];
+    assert_eq!(machine.counters()["serial"]["tx_bytes"], 0);
+    // All of it comes, by the owner.
+    let mut heard = 0;
+    while heard < full + written {
+        heard += reader.read(&mut [0; 4096]).unwrap() as u64;
+        machine.ready();
+    }
+    let counters = &machine.counters()["serial"];
+    assert_eq!((heard, counters["tx_bytes"], counters["dropped_bytes"]), (full + written, written, 0));
+    let mut fds = Vec::new();
+    machine.watch(&mut fds);
+    assert_eq!(fds.len(), 1, "nothing is left to write");
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -71,10 +71,10 @@ pub trait Guest {
     /// Thread IDs by vCPU.
     fn vcpu_threads(&self) -> Vec<i32>;
 
-    /// Appends what the guest wants polled for reading: input to its serial port.
+    /// Appends what the guest wants polled: its serial port's input, and output that waits.
     fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>);
 
-    /// Something of it is readable.
+    /// Something of it is ready.
     fn ready(&mut self);
 }
 

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use vmm_sys_util::epoll::EventSet;
 
+use crate::readiness::is_ready;
 use crate::virtio::chain::Buffers;
 use crate::virtio::transfer::Pieces;
 use crate::virtio::worker::Poll;
@@ -125,7 +126,7 @@ impl Host {
     pub fn read(&self, pieces: Pieces<'_>) -> io::Result<usize> {
         match self {
             Self::Socket { client: Some(client), .. } => pieces.read_from(client.as_fd()),
-            Self::Stream { input: Some(input), .. } if is_ready(input.as_fd(), PollFlags::IN) => {
+            Self::Stream { input: Some(input), .. } if is_ready(input, PollFlags::IN) => {
                 pieces.read_from(input.as_fd())
             }
             Self::Socket { client: None, .. } | Self::Stream { .. } => Err(io::ErrorKind::WouldBlock.into()),
@@ -146,14 +147,8 @@ impl Host {
         match self {
             Self::Socket { client: Some(client), .. } => pieces.write_to(client.as_fd()),
             Self::Socket { client: None, .. } => Ok(length as usize),
-            Self::Stream { output, .. } if is_ready(output.as_fd(), PollFlags::OUT) => pieces.write_to(output.as_fd()),
+            Self::Stream { output, .. } if is_ready(output, PollFlags::OUT) => pieces.write_to(output.as_fd()),
             Self::Stream { .. } => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
-}
-
-/// Whether a file that may wait would not. Its flags are shared with others, so it can't be told not to.
-fn is_ready(file: BorrowedFd<'_>, what: PollFlags) -> bool {
-    let mut files = [PollFd::from_borrowed_fd(file, what)];
-    poll(&mut files, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
