@@ -126,6 +126,30 @@ fn a_spinning_guest_can_be_stopped() {
 }
 
 #[test]
+fn registers_that_are_not_there_fault_in_the_guest() {
+    const TIMES: u64 = 10_000;
+    // mov ecx, 0x0BAD0BAD; mov esi, TIMES; again: rdmsr; dec esi; jnz again; mov al, 0xFF; out 0x10, al; hlt
+    let mut code = vec![0x66, 0xB9, 0xAD, 0x0B, 0xAD, 0x0B, 0x66, 0xBE];
+    code.extend((TIMES as u32).to_le_bytes());
+    code.extend([0x0F, 0x32, 0x66, 0x4E, 0x75, 0xFA, 0xB0, 0xFF, 0xE6, 0x10, 0xF4]);
+    let Some(tiny) = tiny(&code) else { return };
+    // #GP, vector 13, goes on behind the instruction: inc edi; mov bp, sp; add word [bp], 2; iret
+    const HANDLER: u16 = 0x2000;
+    let handler = [0x66, 0x47, 0x89, 0xE5, 0x83, 0x46, 0x00, 0x02, 0xCF];
+    tiny.memory.write_slice(&handler, GuestAddress(HANDLER.into())).unwrap();
+    tiny.memory.write_obj(u32::from(HANDLER), GuestAddress(13 * 4)).unwrap();
+    let (vcpus, _, told) = start(vcpu(&tiny));
+    vcpus.run();
+    assert_eq!(told.recv_timeout(LONG).unwrap(), (0, Outcome::Request(Request::PowerOff)));
+    let exits = vcpus.exits().next().unwrap();
+    vcpus.park();
+    let ignored = std::fs::read("/sys/module/kvm/parameters/ignore_msrs").is_ok_and(|value| value.starts_with(b"Y"));
+    assert_eq!(vcpus.lock().next().unwrap().get_regs().unwrap().rdi, if ignored { 0 } else { TIMES });
+    // Nothing of it came here: only the end did.
+    assert_eq!(exits, [("io_exits", 1), ("mmio_exits", 0), ("signal_exits", 0), ("other_exits", 0)]);
+}
+
+#[test]
 fn a_state_can_be_returned_to() {
     // mov ax, 0x1234; mov al, 0xFF; out 0x10, al; hlt
     let Some(tiny) = tiny(&[0xB8, 0x34, 0x12, 0xB0, 0xFF, 0xE6, 0x10, 0xF4]) else { return };
