@@ -44,7 +44,10 @@ mod place {
     }
 }
 
+/// Version of the units that are legible.
 const VERSION: u16 = 1;
+/// Version of those that are packed.
+const PACKED_VERSION: u16 = 2;
 const VCPU: &str = "kvm-vcpu";
 const CHIPS: &str = "kvm-interrupt-controllers";
 const CLOCK: &str = "kvm-clock";
@@ -97,10 +100,10 @@ impl Machine {
         let extent = extent(&self.hypervisor)?;
         for (number, vcpu) in self.vcpus.lock().enumerate() {
             let state = state::save(&vcpu, &extent.msrs, extent.xsave)?;
-            saved.insert(place::vcpu(number), Unit::encode(VCPU, VERSION, &state));
+            saved.insert(place::vcpu(number), Unit::pack(VCPU, PACKED_VERSION, &state));
         }
         let vm = &self.hypervisor.vm;
-        saved.insert(place::CHIPS.to_owned(), Unit::encode(CHIPS, VERSION, &Chips::save(vm)?));
+        saved.insert(place::CHIPS.to_owned(), Unit::pack(CHIPS, PACKED_VERSION, &Chips::save(vm)?));
         saved.insert(place::CLOCK.to_owned(), Unit::encode(CLOCK, VERSION, &Clock::save(vm)?));
         Ok(saved)
     }
@@ -130,20 +133,20 @@ impl Machine {
             machine.attached.push(machine.workshop.attach(&wanted, arrival)?);
         }
         let platform = &machine.platform;
-        units.apply(place::PCI, |unit| machine.workshop.pci.restore(unit))?;
-        units.apply(place::PLATFORM, |unit| platform.registers().restore(unit))?;
+        units.take(place::PCI, |unit| machine.workshop.pci.restore(unit))?;
+        units.take(place::PLATFORM, |unit| platform.registers().restore(unit))?;
         if let Some(serial) = platform.serial() {
-            units.apply(place::SERIAL, |unit| serial.restore(unit))?;
+            units.take(place::SERIAL, |unit| serial.restore(unit))?;
         }
         let vm = &machine.hypervisor.vm;
         let clock: Clock = units.decode(place::CLOCK, CLOCK)?;
         let extent = extent(&machine.hypervisor)?;
         for (number, vcpu) in machine.vcpus.lock().enumerate() {
-            let state: VcpuState = units.decode(&place::vcpu(number), VCPU)?;
+            let state: VcpuState = units.unpack(&place::vcpu(number), VCPU)?;
             let ticks = if keep_clock { 0 } else { ticks(&clock, state.tsc_khz) };
             state::restore(&vcpu, &state.advanced(ticks), extent.xsave)?;
         }
-        units.decode::<Chips>(place::CHIPS, CHIPS)?.restore(vm)?;
+        units.unpack::<Chips>(place::CHIPS, CHIPS)?.restore(vm)?;
         clock.restore(vm, keep_clock)?;
         for vcpu in machine.vcpus.lock() {
             // Tells the guest's watchdogs that it was stopped; only guests with kvmclock have it.
@@ -179,14 +182,17 @@ impl<'a> Units<'a> {
         self.saved.get(place).ok_or_else(|| MachineError::Unit { place: place.to_owned(), what: "missing" })
     }
 
-    fn apply(&mut self, place: &str, take: impl FnOnce(&Unit) -> Result<(), InvalidState>) -> Result<(), MachineError> {
+    fn take<T>(&mut self, place: &str, read: impl FnOnce(&Unit) -> Result<T, InvalidState>) -> Result<T, MachineError> {
         let invalid = |source| MachineError::State { place: place.to_owned(), source };
-        take(self.get(place)?).map_err(invalid)
+        read(self.get(place)?).map_err(invalid)
     }
 
     fn decode<T: for<'b> Deserialize<'b>>(&mut self, place: &str, kind: &'static str) -> Result<T, MachineError> {
-        let invalid = |source| MachineError::State { place: place.to_owned(), source };
-        self.get(place)?.decode(kind, VERSION).map_err(invalid)
+        self.take(place, |unit| unit.decode(kind, VERSION))
+    }
+
+    fn unpack<T: for<'b> Deserialize<'b>>(&mut self, place: &str, kind: &'static str) -> Result<T, MachineError> {
+        self.take(place, |unit| unit.unpack(kind, PACKED_VERSION))
     }
 
     /// A unit that nobody knows is state that would be lost.

@@ -200,9 +200,55 @@ fn a_restored_guest_goes_on_where_it_was() {
     let mut more = saved.clone();
     more.insert("device/new".to_owned(), saved["machine/pci"].clone());
     assert!(matches!(restored(&more, &mut fill), Err(MachineError::Unit { what: "unknown", .. })));
+    let mut older = saved.clone();
+    older.get_mut("vcpu/1").unwrap().version = 1;
+    let error = restored(&older, &mut fill).err().unwrap();
+    let reason = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(reason, "state of kvm-vcpu has version 1, known is 2");
     let mut less = saved.clone();
     less.remove("vcpu/1");
     assert!(matches!(restored(&less, &mut fill), Err(MachineError::Unit { what: "missing", .. })));
+}
+
+/// Bytes that this thread has read until now.
+fn bytes_read() -> u64 {
+    let counters = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+    counters.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).unwrap()
+}
+
+#[test]
+fn a_snapshot_is_as_large_as_what_is_in_ram() {
+    use crate::snapshot::Directory;
+    use std::os::unix::fs::MetadataExt;
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+    let mut bed = bed(&HALT);
+    bed.config.cpus.boot_vcpus = 8;
+    bed.config.cpus.max_vcpus = 8;
+    let Some(mut machine) = bed.machine() else { return };
+    machine.boot().unwrap();
+    machine.pause().unwrap();
+    let mut page = [0; 4096];
+    let used = (0..machine.memory().iter().map(|region| region.len()).sum::<u64>() / 4096).filter(|number| {
+        machine.memory().read_slice(&mut page, GuestAddress(number * 4096)).unwrap();
+        page != [0; 4096]
+    });
+    let limit = used.count() as u64 * 4096 * 101 / 100 + (64 << 10);
+    let units = machine.save().unwrap();
+    for (place, unit) in &units {
+        assert!(unit.bytes.len() <= 4096, "{place} has {} bytes", unit.bytes.len());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let directory = Directory::open(&format!("file://{}", folder.path().display())).unwrap();
+    directory.save(&bed.config, &units, machine.memory()).unwrap();
+    let files = std::fs::read_dir(folder.path()).unwrap();
+    let size: u64 = files.map(|file| file.unwrap().metadata().unwrap().blocks() * 512).sum();
+    assert!(size <= limit, "{size} bytes instead of {limit}");
+
+    let other = bed.machine().unwrap();
+    let before = bytes_read();
+    directory.load().unwrap().fill(other.memory()).unwrap();
+    let read = bytes_read() - before;
+    assert!(read <= limit, "{read} bytes read instead of {limit}");
 }
 
 #[test]

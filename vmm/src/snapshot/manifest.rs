@@ -20,7 +20,7 @@ use super::Unit;
 pub const FORMAT: u32 = 1;
 /// Most bytes of a manifest.
 pub const MANIFEST_BYTES: u64 = 4 << 20;
-/// Most bytes of all units together: 254 vCPUs have some 10 KiB each.
+/// Most bytes of all units together: 254 vCPUs have less than 1 MiB.
 pub const STATE_BYTES: u64 = 64 << 20;
 /// RAM is looked at in pieces of this size.
 pub const PAGE: u64 = 4 << 10;

@@ -11,7 +11,7 @@ use crate::snapshot::{InvalidState, Saved, Unit};
 use crate::virtio::VirtioDevice;
 
 const KIND: &str = "virtio-pci";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -96,12 +96,12 @@ impl Function {
             queues: queues.map(|states| states.into_iter().map(|state| state.map(Into::into)).collect()),
             device,
         };
-        Saved::State(Unit::encode(KIND, VERSION, &state))
+        Saved::State(Unit::pack(KIND, VERSION, &state))
     }
 
     pub(super) fn restore(device: Box<dyn VirtioDevice>, wiring: Wiring, unit: &Unit) -> Result<Self, InvalidState> {
         let damaged = |reason: &str| InvalidState::Damaged { kind: KIND, reason: reason.to_owned() };
-        let state: State = unit.decode(KIND, VERSION)?;
+        let state: State = unit.unpack(KIND, VERSION)?;
         let mut function = Self::new(device, wiring).map_err(|unfit| damaged(&unfit.to_string()))?;
         if state.device_id != function.device.id() || !function.config.restore(&state.config) {
             return Err(damaged("configuration space of another device"));

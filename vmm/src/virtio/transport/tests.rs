@@ -417,7 +417,7 @@ fn state_that_fits_nothing_is_refused() {
     assert!(matches!(function.save(), Saved::Unsupported(_)), "running");
     function.pause();
     let Saved::State(unit) = function.save() else { panic!("it can be saved") };
-    let text = String::from_utf8(unit.bytes.clone()).unwrap();
+    let text = String::from_utf8(unit.unpacked().bytes).unwrap();
     for (from, to) in [
         ("\"device_id\":4", "\"device_id\":5"),
         ("\"size\":16", "\"size\":15"),
@@ -429,7 +429,8 @@ fn state_that_fits_nothing_is_refused() {
     ] {
         let changed = text.replacen(from, to, 1);
         assert_ne!(changed, text, "{from}");
-        let unit = Unit { bytes: changed.into_bytes(), ..unit.clone() };
+        let changed: serde_json::Value = serde_json::from_str(&changed).unwrap();
+        let unit = Unit::pack(&unit.kind, unit.version, &changed);
         let result = VirtioPci::restore(Box::new(Copier::default()), bench.wiring.clone(), &unit);
         assert!(result.is_err(), "{to}");
     }
