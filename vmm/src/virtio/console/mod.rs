@@ -167,6 +167,10 @@ impl VirtioDevice for Console {
     }
 
     fn save(&self) -> Saved {
+        // One that was restored and has not gone on yet is where it was.
+        if let Some(restored) = &self.restored {
+            return Saved::State(Unit::encode(KIND, VERSION, restored));
+        }
         let inactive = || (false, vec![PortState::default(); self.ends.len()]);
         let (is_ready, ports) = self.life.paused().map_or_else(inactive, ConsoleHandler::state);
         Saved::State(Unit::encode(KIND, VERSION, &State { is_ready, ports }))

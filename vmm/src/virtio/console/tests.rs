@@ -181,6 +181,7 @@ fn a_restored_guest_knows_its_ports_and_hears_that_nobody_is_there() {
     let other = Agent::new();
     let mut console = Console::new(vec![other.port()], None).unwrap();
     console.restore(&unit).unwrap();
+    assert_eq!(console.save(), Saved::State(unit.clone()), "before it goes on");
     bench.device = console;
     bench.activate(&states);
     assert_eq!(other.heard(), [true]);
