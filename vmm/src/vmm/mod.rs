@@ -297,6 +297,10 @@ impl Vmm {
 
     fn add(&mut self, mut device: NewDevice, fds: Vec<OwnedFd>) -> Result<Response, Refusal> {
         let vm = self.vm.as_mut().ok_or(Refusal::NotCreated)?;
+        if vm.guest.is_none() && !fds.is_empty() {
+            // They would be open for as long as the process lives, were there no other boot.
+            return Err(Refusal::State { state: vm.state, wanted: "descriptors are for a guest that is there" });
+        }
         if let (NewDevice::Net(net), false) = (&mut device, fds.is_empty()) {
             net.fds = fds.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
         }

@@ -129,6 +129,15 @@ impl Owner {
         Self { vmm: Vmm::new(Box::new(FakeBuilder(Rc::clone(&notes))), Monitor::default()), notes }
     }
 
+    /// One that was told to do these.
+    fn in_state(way: &[&str]) -> Self {
+        let mut owner = Self::new();
+        for step in way {
+            assert_eq!(owner.put(step, CONFIG), 204, "{step}");
+        }
+        owner
+    }
+
     /// Asks as a client does; the result is status and body.
     fn ask(&mut self, method: Method, name: &str, body: &str) -> (u16, String) {
         let request = Request { method, path: format!("/api/v1/{name}"), body: body.into(), keep_alive: true };
@@ -182,10 +191,7 @@ fn states_and_verbs() {
     ];
     for (verb, answers) in expected {
         for ((start, way), answer) in ways.iter().zip(answers) {
-            let mut owner = Owner::new();
-            for step in *way {
-                assert_eq!(owner.put(step, CONFIG), 204, "{step}");
-            }
+            let mut owner = Owner::in_state(way);
             assert_eq!(owner.state(), *start);
             let body = match verb {
                 "vm.create" => CONFIG,
@@ -260,6 +266,8 @@ fn hot_plug_takes_descriptors() {
     let too_many = owner.vmm.command(net(), [fd(), fd()].into_iter().flatten().collect());
     assert_eq!(too_many.status as u16, 400);
     assert_eq!(owner.vmm.command(Command::Pause, fd()).status as u16, 400);
+    let mut owner = Owner::in_state(&["vm.create", "vm.boot", "vm.shutdown"]);
+    assert_eq!(owner.vmm.command(net(), fd()).status as u16, 405, "nobody would take it");
 }
 
 #[test]
