@@ -307,4 +307,6 @@ fn describe(entries: &[Entry], text: &mut String) {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use crate::virtio::rng::Rng;
 use crate::virtio::transport::{Doorbells, VirtioPci, Wiring};
 
 /// What, slot, log2 of the size, a byte that is not used; where; a value.
-const SHAPE: Shape = Shape { step: 16, most: 64 };
+const SHAPE: Shape = Shape::steps(16, 64);
 
 struct Guest {
     bus: Arc<Bus>,

@@ -419,4 +419,6 @@ fn adopt_addresses(config: &mut VmConfig, snapshot: &VmConfig) {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -115,8 +115,8 @@ impl Builder for FakeBuilder {
     }
 }
 
-struct Owner {
-    vmm: Vmm,
+pub(super) struct Owner {
+    pub(super) vmm: Vmm,
     notes: Notes,
 }
 
@@ -130,7 +130,7 @@ impl Owner {
     }
 
     /// One that was told to do these.
-    fn in_state(way: &[&str]) -> Self {
+    pub(super) fn in_state(way: &[&str]) -> Self {
         let mut owner = Self::new();
         for step in way {
             assert_eq!(owner.put(step, CONFIG), 204, "{step}");

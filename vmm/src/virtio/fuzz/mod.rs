@@ -75,7 +75,7 @@ fn fuzz<D: VirtioDevice, H: Host>(
     host: &mut H,
     mut check: impl FnMut(&mut Bench<D>, &mut H),
 ) {
-    fuzzing::fuzz(&format!("virtio/{name}"), Shape { step: STEP, most: MOST }, |script| {
+    fuzzing::fuzz(&format!("virtio/{name}"), Shape::steps(STEP, MOST), |script| {
         drive(bench, host, script);
         restart(bench);
         check(bench, host);
