@@ -3,6 +3,8 @@
 //! That process works on the queues in guest RAM, which must be shared with it; this one only introduces them.
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 
 use std::io;

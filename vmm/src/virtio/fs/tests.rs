@@ -25,7 +25,7 @@ const SET_VRING_KICK: u32 = 12;
 const SET_VRING_CALL: u32 = 13;
 const GET_PROTOCOL_FEATURES: u32 = 15;
 
-fn shared_memory() -> GuestMemory {
+pub(super) fn shared_memory() -> GuestMemory {
     let file = File::from(memfd_create("ram", MemfdFlags::CLOEXEC).unwrap());
     ftruncate(&file, RAM).unwrap();
     let half = RAM / 2;
