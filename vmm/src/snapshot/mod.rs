@@ -1,6 +1,8 @@
 //! State of a paused guest, as named units with versions, and how it is kept in a directory.
 
 pub mod directory;
+#[cfg(test)]
+mod fuzz;
 pub mod image;
 pub mod manifest;
 mod populated;
