@@ -32,7 +32,7 @@ pub struct PortState {
     /// A program of the guest's has it open.
     pub is_guest_open: bool,
     /// Bytes of the guest's next chain that the host has had.
-    pub sent: u32,
+    pub sent: u64,
 }
 
 /// What a port is.

@@ -127,7 +127,7 @@ impl Port {
             let mut is_full = false;
             while left > 0 && !is_full && !is_gone && queue.pop(&mut chain) {
                 left -= 1;
-                let rest = chain.readable().split_at(self.state.sent.into()).1;
+                let rest = chain.readable().split_at(self.state.sent).1;
                 let portion = self.end.host.portion(rest);
                 let pieces = self.iovecs.of(queue.memory(), [portion]);
                 // A system call that is given nothing says nothing.
@@ -135,7 +135,7 @@ impl Port {
                 sent.iter().for_each(|sent| self.traffic.from_guest.add(*sent as u64));
                 match sent {
                     Ok(sent) if (sent as u64) < rest.len() => {
-                        self.state.sent += sent as u32;
+                        self.state.sent += sent as u64;
                         queue.put_back(&chain);
                     }
                     Ok(_) => {
