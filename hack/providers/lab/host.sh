@@ -109,6 +109,12 @@ host_ssh() {
     )
 }
 
+# Whether a host that boots hangs, by its console. Now and then an emulated CPU loses the end of its timer's interrupt
+# (in service for ever, so it gets no further one); its kernel tells of threads that starve then.
+host_hangs() {
+    grep -qs 'rcu_preempt kthread starved' "$1"
+}
+
 # Gives QEMU one QMP command and prints its answer, JSON: host_qmp DIRECTORY COMMAND
 host_qmp() (
     local answer answers=0
