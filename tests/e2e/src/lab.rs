@@ -7,7 +7,6 @@ use crate::{World, scenario};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use tokio::process::Command;
 
 /// Runs a scenario on virtual bare-metal hosts.
 ///
@@ -42,11 +41,12 @@ pub async fn start_node(node: &str) -> Result<()> {
     cluster::hack(&["start-node", node]).await.map(drop)
 }
 
-/// Gives a node's kubelet another `topologyManagerPolicy`, which takes a restart of the host.
-pub async fn restart_with_topology_policy(node: &str, policy: &str) -> Result<()> {
-    kill_node(node).await?;
-    let mut command = Command::new(cluster::checkout().join("hack/cluster"));
-    cluster::output(command.args(["start-node", node]).env("LAB_TOPOLOGY_MANAGER", policy)).await.map(drop)
+/// Gives a node's kubelet another `topologyManagerPolicy`, for the pods that it admits from now on.
+pub async fn set_topology_policy(node: &str, policy: &str) -> Result<()> {
+    let set =
+        format!("sed -i 's/^topologyManagerPolicy:.*/topologyManagerPolicy: {policy}/' /etc/kubernetes/kubelet.yaml");
+    node_exec(node, &set).await?;
+    cluster::restart_kubelet(node).await
 }
 
 /// What a script prints in a node's directory of PCI functions, without the last line's end.

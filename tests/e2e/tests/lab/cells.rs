@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use vse_e2e::lab::{self, bare_metal, lab_scenario};
-use vse_e2e::{Context, Shell, cluster, ensure, hosts, json, patched};
+use vse_e2e::{Context, Result, Shell, World, cluster, ensure, hosts, json, patched};
 
 /// Pages of 2 MiB of 1 GiB: more than a cell has (docs/lab.md).
 const PAGES: u64 = 512;
@@ -13,67 +13,71 @@ fn guest_cells_lie_on_host_cells() {
         let nodes = cluster::nodes().await?;
         let node = nodes.first().context("no hosts")?;
         // `single-numa-node`, the hosts' own, admits no such pod.
-        lab::restart_with_topology_policy(node, "restricted").await?;
-        let shell = Shell::new(world).await?;
-        let wide = json!({
-            "machine": {
-                "cpu": {
-                    "cores": 4, "isolateEmulatorThread": false, "numa": {"guestMappingPassthrough": {}},
-                },
-                "memory": {"guest": "1Gi"},
-            },
-            "nodeSelector": {"kubernetes.io/hostname": node},
-        });
-        world.apply(&bare_metal("wide", patched(shell.debian(), wide))).await?;
-        world.ready("wide", 1).await?;
-        let microvm = world.microvm("wide", 1).await?;
-        let engine = hosts::engine(&microvm).await?;
-
-        // Two cells, with as much memory as CPUs; all of it where these are.
-        let placed = microvm.status.and_then(|status| status.cpus).context("no CPUs in the status")?.pinned;
-        let cell_of = async |cpu: u32| -> vse_e2e::Result<u32> {
-            let said = cluster::node_exec(node, &format!("ls -d /sys/devices/system/cpu/cpu{cpu}/node*")).await?;
-            said.trim().rsplit("node").next().and_then(|cell| cell.parse().ok()).context(said)
-        };
-        let mut vcpus = BTreeMap::<u32, Vec<usize>>::new();
-        for (vcpu, cpu) in placed.iter().enumerate() {
-            vcpus.entry(cell_of(*cpu).await?).or_default().push(vcpu);
-        }
-        let pages = lab::huge_pages(&engine).await?;
-        ensure!(pages.len() == 2 && pages.values().sum::<u64>() == PAGES, "{pages:?}");
-        for (cell, vcpus) in &vcpus {
-            let share = PAGES * vcpus.len() as u64 / placed.len() as u64;
-            ensure!(pages[cell].abs_diff(share) <= 1, "cell {cell} of {vcpus:?}: {pages:?}");
-        }
-
-        // The guest sees them so: CPUs, memory within what its kernel keeps for itself, distances.
-        let look = "cd /sys/devices/system/node; for n in node*; do
-            echo $(cat $n/cpulist) $(awk '/MemTotal/ {print $4}' $n/meminfo) $(cat $n/distance); done";
-        let seen = shell.first("wide", look).await?;
-        let distances = lab::pci(node, "cat /sys/devices/system/node/node*/distance").await?;
-        for ((line, distances), (cell, vcpus)) in seen.lines().zip(distances.lines()).zip(&vcpus) {
-            let (cpus, rest) = line.split_once(' ').context(line.to_owned())?;
-            let (kib, told) = rest.split_once(' ').context(line.to_owned())?;
-            let expected: Vec<String> = list(cpus)?.iter().map(ToString::to_string).collect();
-            assert_eq!(expected, vcpus.iter().map(ToString::to_string).collect::<Vec<_>>(), "CPUs of {line}");
-            let (kib, all) = (kib.parse::<u64>()?, pages[cell] * 2048);
-            ensure!(kib < all && kib > all * 8 / 10, "{kib} KiB of {all}");
-            assert_eq!(told, distances);
-        }
-        assert_eq!(seen.lines().count(), 2);
-
-        world.delete("wide").await?;
-        world.nothing_left().await?;
-        lab::restart_with_topology_policy(node, "single-numa-node").await
+        lab::set_topology_policy(node, "restricted").await?;
+        let seen = spanning(world, node).await;
+        lab::set_topology_policy(node, "single-numa-node").await?;
+        seen
     });
 }
 
+async fn spanning(world: &World, node: &str) -> Result<()> {
+    let shell = Shell::new(world).await?;
+    let wide = json!({
+        "machine": {
+            "cpu": {
+                "cores": 4, "isolateEmulatorThread": false, "numa": {"guestMappingPassthrough": {}},
+            },
+            "memory": {"guest": "1Gi"},
+        },
+        "nodeSelector": {"kubernetes.io/hostname": node},
+    });
+    world.apply(&bare_metal("wide", patched(shell.debian(), wide))).await?;
+    world.ready("wide", 1).await?;
+    let microvm = world.microvm("wide", 1).await?;
+    let engine = hosts::engine(&microvm).await?;
+
+    // Two cells, with as much memory as CPUs; all of it where these are.
+    let placed = microvm.status.and_then(|status| status.cpus).context("no CPUs in the status")?.pinned;
+    let cell_of = async |cpu: u32| -> Result<u32> {
+        let said = cluster::node_exec(node, &format!("ls -d /sys/devices/system/cpu/cpu{cpu}/node*")).await?;
+        said.trim().rsplit("node").next().and_then(|cell| cell.parse().ok()).context(said)
+    };
+    let mut vcpus = BTreeMap::<u32, Vec<usize>>::new();
+    for (vcpu, cpu) in placed.iter().enumerate() {
+        vcpus.entry(cell_of(*cpu).await?).or_default().push(vcpu);
+    }
+    let pages = lab::huge_pages(&engine).await?;
+    ensure!(pages.len() == 2 && pages.values().sum::<u64>() == PAGES, "{pages:?}");
+    for (cell, vcpus) in &vcpus {
+        let share = PAGES * vcpus.len() as u64 / placed.len() as u64;
+        ensure!(pages[cell].abs_diff(share) <= 1, "cell {cell} of {vcpus:?}: {pages:?}");
+    }
+
+    // The guest sees them so: CPUs, memory within what its kernel keeps for itself, distances.
+    let look = "cd /sys/devices/system/node; for n in node*; do
+            echo $(cat $n/cpulist) $(awk '/MemTotal/ {print $4}' $n/meminfo) $(cat $n/distance); done";
+    let seen = shell.first("wide", look).await?;
+    let distances = lab::pci(node, "cat /sys/devices/system/node/node*/distance").await?;
+    for ((line, distances), (cell, vcpus)) in seen.lines().zip(distances.lines()).zip(&vcpus) {
+        let (cpus, rest) = line.split_once(' ').context(line.to_owned())?;
+        let (kib, told) = rest.split_once(' ').context(line.to_owned())?;
+        let expected: Vec<String> = list(cpus)?.iter().map(ToString::to_string).collect();
+        assert_eq!(expected, vcpus.iter().map(ToString::to_string).collect::<Vec<_>>(), "CPUs of {line}");
+        let (kib, all) = (kib.parse::<u64>()?, pages[cell] * 2048);
+        ensure!(kib < all && kib > all * 8 / 10, "{kib} KiB of {all}");
+        assert_eq!(told, distances);
+    }
+    assert_eq!(seen.lines().count(), 2);
+
+    world.delete("wide").await
+}
+
 /// CPUs of a list like `0,2-3`.
-fn list(text: &str) -> vse_e2e::Result<Vec<usize>> {
-    let range = |part: &str| -> vse_e2e::Result<_> {
+fn list(text: &str) -> Result<Vec<usize>> {
+    let range = |part: &str| -> Result<_> {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         Ok(first.parse::<usize>()?..=last.parse()?)
     };
-    let ranges = text.split(',').map(range).collect::<vse_e2e::Result<Vec<_>>>()?;
+    let ranges = text.split(',').map(range).collect::<Result<Vec<_>>>()?;
     Ok(ranges.into_iter().flatten().collect())
 }

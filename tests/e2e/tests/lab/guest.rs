@@ -3,7 +3,7 @@
 use kube::Api;
 use vse_crds::{Accelerator, Host, vse_conditions::AGENT_CONNECTED};
 use vse_e2e::lab::{self, Thread, bare_metal, lab_scenario};
-use vse_e2e::{Conditions, Context, ensure, hosts, json};
+use vse_e2e::{Conditions, Context, Shell, cluster, ensure, hosts};
 
 /// 768 MiB, in pages of 2 MiB.
 const PAGES: u64 = 384;
@@ -14,11 +14,8 @@ const KVM_WORKER: &str = "kvm-nx-lpage-re";
 #[test]
 fn stock_debian_with_cpus_and_huge_pages_of_one_cell() {
     lab_scenario("stock-debian", async |world| {
-        let debian = json!({
-            "system": {"image": "vse.hpc.io/debian-hpc:dev"},
-            "machine": {"memory": {"guest": "768Mi"}},
-        });
-        world.apply(&bare_metal("debian", debian)).await?;
+        let shell = Shell::new(world).await?;
+        world.apply(&bare_metal("debian", shell.debian())).await?;
         world.ready("debian", 1).await?;
         let microvm = world.microvm("debian", 1).await?;
         assert_eq!(microvm.spec.accelerator, Accelerator::Kvm);
@@ -53,12 +50,20 @@ fn stock_debian_with_cpus_and_huge_pages_of_one_cell() {
         let stray = others.iter().find(|thread| thread.allowed != placed.emulator && thread.name != KVM_WORKER);
         ensure!(stray.is_none(), "{stray:?} is not on {emulator}");
 
-        // While it goes on, no vCPU moves or faults: everything was there before it started.
-        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        // It has the caches of the CPUs it runs on, in cores of one socket and one cell.
+        let caches = "lscpu -C=NAME,ONE-SIZE,WAYS,SETS,COHERENCY-SIZE";
+        assert_eq!(shell.first("debian", caches).await?, cluster::node_exec(node, caches).await?.trim_end());
+        let places = shell.run("debian", "lscpu -p=CPU,CORE,SOCKET,NODE | grep -v '#'").await?;
+        assert_eq!(places, "0,0,0,0\n1,1,0,0");
+
+        // In a minute of its work no vCPU moves or faults: everything was there before it started.
+        let before = lab::threads(&engine).await?;
+        let work = "timeout 60 sh -c 'while :; do :; done'";
+        shell.run("debian", &format!("{work} & {work}; wait")).await?;
         let after = lab::threads(&engine).await?;
-        for then in vcpus {
-            let now = after.iter().find(|thread| thread.name == then.name);
-            ensure!(now == Some(then), "{then:?} became {now:?}");
+        for vcpu in vcpus {
+            let of = |threads: &[Thread]| threads.iter().find(|thread| thread.name == vcpu.name).cloned();
+            ensure!(of(&after) == of(&before), "{:?} became {:?}", of(&before), of(&after));
         }
 
         // Deleted, its pages are free again.
