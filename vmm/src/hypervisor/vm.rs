@@ -124,10 +124,10 @@ fn enable(vm: &VmFd, capability: u32, argument: u64) -> Result<(), kvm_ioctls::E
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    pub(super) fn kvm() -> Option<OwnedFd> {
+    pub(in crate::hypervisor) fn kvm() -> Option<OwnedFd> {
         std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").ok().map(Into::into)
     }
 

@@ -23,7 +23,7 @@ use crate::boot::Payload;
 use crate::cpu::cpuid::{Cpuid, CpuidOptions};
 use crate::cpu::{Buses, Listener, Outcome, Vcpus, state};
 use crate::hypervisor::vm::{VmOptions, failed};
-use crate::hypervisor::{Hypervisor, HypervisorError, Slot};
+use crate::hypervisor::{Hypervisor, HypervisorError, Slot, limit_banks};
 use crate::interrupts::{Interrupts, IrqChip};
 use crate::layout::{ECAM, EVENTS_IRQ, PLATFORM, SERIAL, SMBIOS};
 use crate::legacy::keyboard::{self, ResetLine};
@@ -126,7 +126,12 @@ impl Parts {
 fn create_vcpus(vm: &VmFd, plan: &Plan) -> Result<Vec<VcpuFd>, HypervisorError> {
     // A vCPU's number is its APIC ID: KVM makes the LAPIC of it.
     let ids = (0..plan.topology.vcpus()).map(|vcpu| plan.topology.apic_id(vcpu));
-    ids.map(|id| vm.create_vcpu(id.into()).map_err(failed("create a vCPU"))).collect()
+    ids.map(|id| {
+        let vcpu = vm.create_vcpu(id.into()).map_err(failed("create a vCPU"))?;
+        limit_banks(vm, &vcpu)?;
+        Ok(vcpu)
+    })
+    .collect()
 }
 
 fn cpu_set(cpus: &[u32]) -> CpuSet {
