@@ -159,7 +159,6 @@ fn pci(description: &Description, code: &mut Vec<u8>) {
     resources.extend(high_window.iter().map(|window| window as &dyn Aml));
     let resources = Name::new("_CRS".into(), &ResourceTemplate::new(resources)).bytes();
     let mut children: Vec<u8> = Vec::new();
-    Name::new("_CID".into(), &EISAName::new("PNP0A03")).to_aml_bytes(&mut children);
     for name in ["_UID", "_SEG", "_BBN"] {
         Name::new(name.into(), &ZERO).to_aml_bytes(&mut children);
     }
@@ -170,7 +169,9 @@ fn pci(description: &Description, code: &mut Vec<u8>) {
         children.extend(hot_plug_slot(slot));
     }
     children.extend(plug_method(&description.hot_plug_slots));
-    device("_SB_.PCI0", &EISAName::new("PNP0A08"), vec![&Raw(&children)]).to_aml_bytes(code);
+    // A conventional root, although it has ECAM: it has no features of PCI Express that `_OSC` could hand over, and a
+    // kernel that finds an Express root asks for them, at length, in its log.
+    device("_SB_.PCI0", &EISAName::new("PNP0A03"), vec![&Raw(&children)]).to_aml_bytes(code);
 }
 
 /// `_PRT`: where the INTA of each slot goes.
