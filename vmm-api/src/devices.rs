@@ -252,7 +252,7 @@ pub struct RngConfig {
     /// Device number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pci_device_id: Option<u8>,
-    /// `/dev/urandom` or `/dev/random`.
+    /// `/dev/urandom` or `/dev/random`; empty for no such device.
     pub src: PathBuf,
     /// PCI segment.
     #[serde(skip_serializing)]

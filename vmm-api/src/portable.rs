@@ -76,7 +76,9 @@ impl VmConfig {
                 *mode = ConsoleMode::Null;
             }
         }
-        config.rng.src = PathBuf::from("/dev/urandom");
+        if !config.rng.src.as_os_str().is_empty() {
+            config.rng.src = PathBuf::from("/dev/urandom");
+        }
         config.kvm_fd = None;
         config.vfio_container_fd = None;
         config

@@ -33,7 +33,7 @@ pub(super) fn check(config: &VmConfig, findings: &mut Findings) {
     if let Some(device) = &config.vsock {
         vsock(device, findings);
     }
-    if ![Path::new("/dev/urandom"), Path::new("/dev/random")].contains(&config.rng.src.as_path()) {
+    if !["", "/dev/urandom", "/dev/random"].map(Path::new).contains(&config.rng.src.as_path()) {
         findings.add("rng.src", Problem::NotSupported("sources of random numbers but the host kernel's"));
     }
     if config.agent.as_ref().is_some_and(|agent| agent.socket.as_os_str().is_empty()) {

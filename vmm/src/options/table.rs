@@ -198,7 +198,13 @@ pub const GUEST: &[Entry] = &[
         ],
         Field::List("net"),
     ),
-    entry("rng", "KEYS", "random numbers", &[same("src", Kind::Text, "/dev/urandom")], Field::Object("rng")),
+    entry(
+        "rng",
+        "KEYS",
+        "random numbers",
+        &[same("src", Kind::Text, "/dev/urandom; nothing for no such device")],
+        Field::Object("rng"),
+    ),
     entry(
         "fs",
         "KEYS…",
