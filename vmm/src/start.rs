@@ -64,7 +64,8 @@ pub fn start(options: Options) -> Result<End, StartError> {
     let filters = Arc::new(Filters::new(options.seccomp));
     let events = Arc::new(MachineEvents::new().map_err(StartError::Run)?);
     let mut signals = MachineSignals(Arc::clone(&events));
-    let machines = Machines::new(options.kvm_fd, Arc::clone(&filters), events);
+    let has_callers = options.api_socket.is_some();
+    let machines = Machines::new(options.kvm_fd, Arc::clone(&filters), events, has_callers);
     let mut vmm = Vmm::new(Box::new(machines), Monitor::default());
 
     let config = options.config.map(config).transpose()?;

@@ -49,6 +49,8 @@ pub struct Host {
     pub kvm: OwnedFd,
     /// The system calls that each role of thread needs.
     pub filters: Arc<Filters>,
+    /// Whether somebody could ever ask for devices to be plugged in: if so, the guest has slots for them.
+    pub hot_plug: bool,
 }
 
 /// A guest's machine. Dropping it ends the guest and gives everything back.
@@ -72,7 +74,7 @@ impl Machine {
     /// # Errors
     /// What can't be, or what the host does not have.
     pub fn new(config: &VmConfig, host: Host, events: Arc<Events>) -> Result<Self, MachineError> {
-        let mut machine = Parts::new(config, host.kvm)?.assemble(config, host.filters, events)?;
+        let mut machine = Parts::new(config, host.kvm, host.hot_plug)?.assemble(config, host.filters, events)?;
         for wanted in devices::wanted(config) {
             machine.attached.push(machine.workshop.attach(&wanted, Arrival::Cold)?);
         }

@@ -53,14 +53,14 @@ fn physical_bits(supported: &[kvm_bindings::kvm_cpuid_entry2]) -> u8 {
 
 impl Parts {
     /// Takes from the host what the machine is made of.
-    pub fn new(config: &VmConfig, kvm: OwnedFd) -> Result<Self, MachineError> {
+    pub fn new(config: &VmConfig, kvm: OwnedFd, hot_plug: bool) -> Result<Self, MachineError> {
         let topology = super::plan::topology(&config.cpus);
         let highest = topology.apic_id(topology.vcpus().saturating_sub(1));
         let options = VmOptions { dedicated: config.cpus.dedicated, wide_apic_ids: highest > 254 };
         let hypervisor = Hypervisor::new(kvm, options)?;
         let supported = hypervisor.supported_cpuid()?;
         let supported = supported.as_slice();
-        let plan = Plan::new(config, HostFacts { physical_bits: physical_bits(supported) })?;
+        let plan = Plan::new(config, HostFacts { physical_bits: physical_bits(supported), hot_plug })?;
         if let Some(baseline) = plan.baseline {
             let missing = baseline.missing(supported);
             if !missing.is_empty() {

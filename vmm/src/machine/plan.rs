@@ -13,11 +13,13 @@ use crate::memory::plan::{ImpossibleZone, place};
 use crate::memory::{PageSize, Region, Zone};
 use crate::pci::{SLOTS, Windows};
 
-/// What has to be known of the host.
+/// What has to be known of the host, and of who runs the guest there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostFacts {
     /// Bits of physical address that a guest can have.
     pub physical_bits: u8,
+    /// Whether somebody could ever plug in a device.
+    pub hot_plug: bool,
 }
 
 /// A machine.
@@ -39,7 +41,7 @@ pub struct Plan {
     pub pmem: Range<u64>,
     /// Guest addresses for PCI BARs.
     pub windows: Windows,
-    /// Slots whose functions may come and go.
+    /// Slots whose functions may come and go; none when nobody could ask for that.
     pub hot_plug_slots: Vec<u8>,
 }
 
@@ -99,7 +101,7 @@ impl Plan {
             cells: cells(config, &zones, &regions),
             pmem,
             windows: Windows { low: PCI_WINDOW_32, high: if high.start < high.end { high } else { 0..0 } },
-            hot_plug_slots: SPARE_SLOTS.collect(),
+            hot_plug_slots: SPARE_SLOTS.filter(|_| host.hot_plug).collect(),
             zones,
         })
     }
@@ -154,7 +156,7 @@ fn cells(config: &VmConfig, zones: &[Zone], regions: &[Region]) -> Vec<Cell> {
 mod tests {
     use super::*;
 
-    const HOST: HostFacts = HostFacts { physical_bits: 46 };
+    const HOST: HostFacts = HostFacts { physical_bits: 46, hot_plug: true };
 
     fn plan(json: &str) -> Result<Plan, Impossible> {
         let config: VmConfig = serde_json::from_str(json).unwrap();
@@ -170,6 +172,13 @@ mod tests {
         assert_eq!(plan.pmem.start, 4 << 30);
         assert!(plan.windows.high.start >= plan.pmem.end);
         assert_eq!(plan.windows.high.end, 1 << 46);
+        assert_eq!(plan.hot_plug_slots.len(), SPARE_SLOTS.len());
+    }
+
+    #[test]
+    fn slots_that_nobody_can_use_are_not_there() {
+        let plan = Plan::new(&VmConfig::default(), HostFacts { hot_plug: false, ..HOST }).unwrap();
+        assert!(plan.hot_plug_slots.is_empty());
     }
 
     #[test]

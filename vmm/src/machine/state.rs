@@ -122,7 +122,7 @@ impl Machine {
         fill: &mut dyn FnMut(&GuestMemory) -> io::Result<()>,
     ) -> Result<Self, MachineError> {
         let mut units = Units { saved, used: Vec::new() };
-        let mut machine = Parts::new(config, host.kvm)?.assemble(config, host.filters, events)?;
+        let mut machine = Parts::new(config, host.kvm, host.hot_plug)?.assemble(config, host.filters, events)?;
         fill(&machine.memory).map_err(super::host("RAM can't be read from the snapshot"))?;
         let Slots(slots) = units.decode(place::SLOTS, SLOTS)?;
         for wanted in devices::wanted(config) {

@@ -56,7 +56,8 @@ impl Bed {
 
     fn host() -> Option<Host> {
         let kvm = File::options().read(true).write(true).open("/dev/kvm").ok()?;
-        Some(Host { kvm: kvm.into(), filters: Arc::new(Filters::new(crate::options::Seccomp::Off)) })
+        let filters = Arc::new(Filters::new(crate::options::Seccomp::Off));
+        Some(Host { kvm: kvm.into(), filters, hot_plug: true })
     }
 
     fn machine(&self) -> Option<Machine> {

@@ -22,14 +22,15 @@ pub struct Machines {
     kvm_fd: Option<Fd>,
     filters: Arc<Filters>,
     events: Arc<Events>,
+    hot_plug: bool,
 }
 
 impl Machines {
     /// Machines that tell what happens through `events`. `kvm_fd` is `/dev/kvm`, or the configuration names it, or it is
-    /// opened by its path.
+    /// opened by its path. `hot_plug` says whether there are callers who could plug in devices.
     #[must_use]
-    pub fn new(kvm_fd: Option<Fd>, filters: Arc<Filters>, events: Arc<Events>) -> Self {
-        Self { kvm_fd, filters, events }
+    pub fn new(kvm_fd: Option<Fd>, filters: Arc<Filters>, events: Arc<Events>, hot_plug: bool) -> Self {
+        Self { kvm_fd, filters, events, hot_plug }
     }
 
     fn host(&self, config: &VmConfig) -> Outcome<Host> {
@@ -44,7 +45,7 @@ impl Machines {
         };
         // What the machine before may have told is not about the next.
         drop(self.events.take());
-        Ok(Host { kvm, filters: Arc::clone(&self.filters) })
+        Ok(Host { kvm, filters: Arc::clone(&self.filters), hot_plug: self.hot_plug })
     }
 }
 
