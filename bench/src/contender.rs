@@ -99,7 +99,7 @@ fn vmm(assets: &Assets, machine: &Machine) -> Vec<String> {
     command.extend(["--cmdline".to_owned(), machine.command_line.clone()]);
     let dedicated = if machine.is_dedicated { ",dedicated=on" } else { "" };
     command.extend(words(&format!("--cpus boot={}{dedicated} --memory size={}M", machine.vcpus, machine.memory)));
-    command.extend(words("--serial tty --console off"));
+    command.extend(words("--serial tty --console off --rng src="));
     if let Some(api) = &machine.api {
         command.extend(words(&format!("--api-socket path={}", api.display())));
     }
