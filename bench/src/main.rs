@@ -12,12 +12,14 @@ mod initramfs;
 mod kvm;
 mod measure;
 mod memory;
+mod steps;
 mod table;
 mod tap;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use crate::contender::Contender;
@@ -45,6 +47,9 @@ struct Options {
     /// A CPU of the host for `compute` to pin its one vCPU to; better one that nobody else uses.
     #[arg(long, default_value_t = 1)]
     cpu: u32,
+    /// Most instructions that `instructions` counts of one contender: some 10,000 a second where all is emulated.
+    #[arg(long, default_value_t = 10_000_000)]
+    steps: u64,
     /// What to measure; everything by default.
     measures: Vec<Measure>,
 }
@@ -57,6 +62,8 @@ enum Measure {
     Memory,
     /// Time and system calls from `exec` to the guest's first instruction.
     Start,
+    /// Instructions of the VMM's own code until then.
+    Instructions,
     /// Exits of a pinned loop on a dedicated CPU.
     Compute,
     /// Random 4 KiB reads from a virtio disk, 32 at a time.
@@ -76,17 +83,28 @@ fn main() -> Result<()> {
         [] => Measure::value_variants(),
         some => some,
     };
+    let mut failed = 0;
     for measure in measures {
         let table = match measure {
-            Measure::Boot => measure::boot::run(&assets, contenders)?,
-            Measure::Memory => measure::memory::run(&assets, contenders)?,
-            Measure::Start => measure::start::run(&assets, contenders)?,
-            Measure::Compute => measure::compute::run(&assets, contenders, options.seconds, options.cpu)?,
-            Measure::Block => measure::block::run(&assets, contenders)?,
-            Measure::Net => measure::net::run(&assets, contenders)?,
-            Measure::Snapshot => measure::snapshot::run(&assets)?,
+            Measure::Boot => measure::boot::run(&assets, contenders),
+            Measure::Memory => measure::memory::run(&assets, contenders),
+            Measure::Start => measure::start::run(&assets, contenders),
+            Measure::Instructions => measure::instructions::run(&assets, contenders, options.steps),
+            Measure::Compute => measure::compute::run(&assets, contenders, options.seconds, options.cpu),
+            Measure::Block => measure::block::run(&assets, contenders),
+            Measure::Net => measure::net::run(&assets, contenders),
+            Measure::Snapshot => measure::snapshot::run(&assets),
         };
-        println!("{table}");
+        match table {
+            Ok(table) => writeln!(io::stdout(), "{table}")?,
+            // The others may still say something.
+            Err(error) => {
+                failed += 1;
+                let name = measure.to_possible_value().context("every measure has a name")?;
+                writeln!(io::stderr(), "{}: {error:#}\n", name.get_name())?;
+            }
+        }
     }
+    ensure!(failed == 0, "{failed} of {} measures failed", measures.len());
     Ok(())
 }

@@ -3,6 +3,7 @@
 pub mod block;
 pub mod boot;
 pub mod compute;
+pub mod instructions;
 pub mod memory;
 pub mod net;
 pub mod snapshot;

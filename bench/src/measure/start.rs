@@ -33,7 +33,7 @@ pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
     Ok(table)
 }
 
-fn machine() -> Machine {
+pub(super) fn machine() -> Machine {
     Machine { vcpus: 1, memory: MEMORY, command_line: command_line("quiet", "boot"), ..Machine::default() }
 }
 
