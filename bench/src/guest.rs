@@ -107,8 +107,12 @@ impl Guest {
         let problem = loop {
             match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
-                    if let Some(rest) = line.split_once(MARK).and_then(|(_, rest)| rest.strip_prefix(mark)) {
+                    let said = line.split_once(MARK).map(|(_, said)| said);
+                    if let Some(rest) = said.and_then(|said| said.strip_prefix(mark)) {
                         return Ok(rest.trim().to_owned());
+                    }
+                    if let Some(error) = said.and_then(|said| said.strip_prefix("error ")) {
+                        bail!("the guest could not do its task: {error}");
                     }
                     self.said.push(line);
                 }

@@ -20,10 +20,11 @@ pub fn write(path: &Path, guest: &Path) -> Result<()> {
     let console = Builder::new("dev/console").ino(2).mode(0o600).set_mode_file_type(ModeFileType::Char);
     console.rdev_major(5).rdev_minor(1).write(&mut out, 0).finish()?;
     put(&mut out, 3, "init", ModeFileType::Regular, &guest)?;
-    put(&mut out, 4, "modules", ModeFileType::Directory, &[])?;
+    put(&mut out, 4, "sys", ModeFileType::Directory, &[])?;
+    put(&mut out, 5, "modules", ModeFileType::Directory, &[])?;
     for (number, file) in modules()?.iter().enumerate() {
         let content = fs::read(file).with_context(|| format!("reading {file}"))?;
-        put(&mut out, 5 + number as u32, &format!("modules/{number:02}"), ModeFileType::Regular, &content)?;
+        put(&mut out, 6 + number as u32, &format!("modules/{number:02}"), ModeFileType::Regular, &content)?;
     }
     newc::trailer(out)?;
     Ok(())
