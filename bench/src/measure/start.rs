@@ -1,10 +1,10 @@
 //! From `exec` to the guest's first instruction: time, and system calls of all the VMM's threads.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::boot::MEMORY;
 use crate::contender::{Contender, Machine};
@@ -49,10 +49,9 @@ fn time(command: &[String]) -> Result<Duration> {
     let of = |name: &str, also: &str| {
         text.lines().find(|line| line.contains(name) && line.contains(also)).and_then(timestamp)
     };
-    match (of("sched_process_exec:", &format!(" pid={pid} ")), of("kvm_entry:", "")) {
-        (Some(exec), Some(entry)) if entry > exec => Ok(entry - exec),
-        _ => bail!("no exec of process {pid}, or no entry into its guest, in the trace"),
-    }
+    let exec = of("sched_process_exec:", &format!(" pid={pid} ")).context("the VMM's exec is not in the trace")?;
+    let entry = of("kvm_entry:", "").context("the first entry is not in the trace")?;
+    entry.checked_sub(exec).with_context(|| format!("the first entry, at {entry:?}, is before the exec, at {exec:?}"))
 }
 
 fn contains(file: &Path, word: &str) -> bool {
@@ -76,6 +75,8 @@ impl Trace {
         let trace = Self(directory);
         for (file, value) in [
             ("options/overwrite", "0"),
+            // One clock for all CPUs; each CPU's own drifts where all is emulated.
+            ("trace_clock", "mono"),
             ("buffer_size_kb", "256"),
             ("events/sched/sched_process_exec/enable", "1"),
             ("events/kvm/kvm_entry/enable", "1"),
@@ -96,7 +97,9 @@ impl Drop for Trace {
 /// Every call that began before the first `KVM_RUN`, by strace.
 fn system_calls(assets: &Assets, command: &[String]) -> Result<usize> {
     let log = assets.directory.path().join("strace");
-    let mut traced: Vec<String> = ["strace", "-f", "-qq", "-o"].map(str::to_owned).into();
+    // What it said of another contender would be taken for this one's.
+    File::create(&log).context("making a file for strace")?;
+    let mut traced: Vec<String> = ["strace", "-f", "-qq", "--kill-on-exit", "-o"].map(str::to_owned).into();
     traced.push(log.display().to_string());
     traced.extend_from_slice(command);
     let guest = Guest::spawn(&traced)?;
