@@ -3,7 +3,7 @@
 
 use vse_crds::VSEPhase;
 use vse_e2e::lab::{self, lab_scenario};
-use vse_e2e::{Conditions, ensure, hosts, json, patched};
+use vse_e2e::{Conditions, Context, cluster, ensure, hosts, json, patched};
 
 use crate::cards::{CARD, policy, with_devices, withdraw};
 
@@ -11,11 +11,12 @@ use crate::cards::{CARD, policy, with_devices, withdraw};
 fn guests_follow_their_run_strategy_after_a_power_cut() {
     lab_scenario("reboot", async |world| {
         world.apply(&policy("reboot")).await?;
-        world.apply(&with_devices("always", &["card"])).await?;
-        let node = world.ready("always", 1).await?.node_name.unwrap_or_default();
-        let beside = json!({"spec": {"runStrategy": "Once", "nodeSelector": {"kubernetes.io/hostname": node}}});
-        world.apply(&patched(with_devices("once", &["vf"]), beside)).await?;
-        world.ready("once", 1).await?;
+        let node = cluster::nodes().await?.into_iter().next().context("no hosts")?;
+        for (name, class, strategy) in [("always", "card", "Always"), ("once", "vf", "Once")] {
+            let there = json!({"runStrategy": strategy, "nodeSelector": {"kubernetes.io/hostname": node}});
+            world.apply(&patched(with_devices(name, &[class]), json!({"spec": there}))).await?;
+            world.ready(name, 1).await?;
+        }
         let before = hosts::engine(&world.microvm("always", 1).await?).await?;
         let used = lab::free_huge_pages(&node).await?.values().sum::<u64>();
 
@@ -33,9 +34,10 @@ fn guests_follow_their_run_strategy_after_a_power_cut() {
         let after = hosts::engine(&world.microvm("always", 2).await?).await?;
         ensure!(after != before, "the engine of before the power cut");
         // Of the two guests' 64 pages each, one's are in use.
-        let free = lab::free_huge_pages(&status.node_name.unwrap_or_default()).await?.values().sum::<u64>();
+        let free = lab::free_huge_pages(&node).await?.values().sum::<u64>();
         assert_eq!(free, used + 64);
         assert_eq!(lab::driver(&node, CARD).await?, "vfio-pci");
+        world.until_booted("always", 2).await?;
         world.delete("always").await?;
         assert_eq!(lab::driver(&node, CARD).await?, "e1000e");
         world.delete("once").await?;
