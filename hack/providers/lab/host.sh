@@ -109,10 +109,13 @@ host_ssh() {
     )
 }
 
-# Whether a host that boots hangs, by its console. Now and then an emulated CPU loses the end of its timer's interrupt
-# (in service for ever, so it gets no further one); its kernel tells of threads that starve then.
+# What a host's console shows when it hangs. Now and then an emulated CPU loses the end of its timer's interrupt (in
+# service for ever, so it gets no further one); its kernel tells of threads that starve then.
+HANG='rcu_preempt kthread starved'
+
+# Whether a host that boots hangs: host_hangs CONSOLE
 host_hangs() {
-    grep -qs 'rcu_preempt kthread starved' "$1"
+    grep -qs "$HANG" "$1"
 }
 
 # Gives QEMU one QMP command and prints its answer, JSON: host_qmp DIRECTORY COMMAND
