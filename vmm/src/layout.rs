@@ -11,7 +11,11 @@
 
 /// The SMBIOS tables, in that part of a PC's last 64 KiB below 1 MiB where kernels look for them. It is RAM that the memory
 /// map doesn't tell of.
-pub const SMBIOS: std::ops::Range<u64> = 0xF_0000..0x10_0000;
+pub const SMBIOS: std::ops::Range<u64> = 0xF_0000..RESET_VECTOR;
+
+/// Where a PC's BIOS begins in real mode, F000:FFF0. Linux jumps there to start over where ACPI is hardware-reduced and
+/// there is no EFI (`arch/x86/kernel/reboot.c`).
+pub const RESET_VECTOR: u64 = 0xF_FFF0;
 
 /// Where low RAM ends at the latest, and the 32-bit PCI window begins.
 pub const LOW_RAM_END: u64 = 0xC000_0000;

@@ -8,6 +8,9 @@ pub const PORT: u64 = 0x64;
 /// "Pulse output line 0", which is wired to reset.
 const RESET: u8 = 0xFE;
 
+/// Real-mode code that gives the command: `mov al, 0xFE; out 0x64, al; again: hlt; jmp again`.
+pub const RESET_CODE: [u8; 7] = [0xB0, RESET, 0xE6, PORT as u8, 0xF4, 0xEB, 0xFD];
+
 /// Takes the command, and is otherwise not there.
 #[derive(Debug, Default)]
 pub struct ResetLine;

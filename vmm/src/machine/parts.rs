@@ -25,8 +25,8 @@ use crate::cpu::{Buses, Listener, Outcome, Vcpus, state};
 use crate::hypervisor::vm::{VmOptions, failed};
 use crate::hypervisor::{Hypervisor, HypervisorError, Slot, limit_banks};
 use crate::interrupts::{Interrupts, IrqChip};
-use crate::layout::{ECAM, EVENTS_IRQ, PLATFORM, SERIAL, SMBIOS};
-use crate::legacy::keyboard::{self, ResetLine};
+use crate::layout::{ECAM, EVENTS_IRQ, PLATFORM, RESET_VECTOR, SERIAL, SMBIOS};
+use crate::legacy::keyboard::{self, RESET_CODE, ResetLine};
 use crate::legacy::platform::Platform as Registers;
 use crate::legacy::pvpanic::{self, PanicPort};
 use crate::legacy::serial::SerialPort;
@@ -209,11 +209,13 @@ impl Platform {
         Ok(Self { registers, serial, console, description, smbios: smbios::build(&config.platform)? })
     }
 
-    /// Writes the ACPI and SMBIOS tables, and an ID of this life of the guest.
+    /// Writes what firmware would have left in memory: the ACPI and SMBIOS tables, code that resets, and an ID of this life
+    /// of the guest.
     pub fn write_tables(&self, memory: &GuestMemory) -> Result<(), MachineError> {
         let acpi = acpi::build(&self.description)?;
-        for (start, tables) in [(acpi::TABLES.start, &acpi), (SMBIOS.start, &self.smbios)] {
-            memory.write_slice(tables, GuestAddress(start)).map_err(crate::boot::BootError::from)?;
+        let parts = [(acpi::TABLES.start, &acpi[..]), (SMBIOS.start, &self.smbios), (RESET_VECTOR, &RESET_CODE)];
+        for (start, bytes) in parts {
+            memory.write_slice(bytes, GuestAddress(start)).map_err(crate::boot::BootError::from)?;
         }
         new_generation(memory)
     }

@@ -110,6 +110,20 @@ fn a_guest_writes_to_its_serial_port_and_resets_itself_in_place() {
 }
 
 #[test]
+fn a_guest_that_jumps_to_where_a_bios_begins_is_reset() {
+    let bed = bed(&HALT);
+    let Some(machine) = bed.machine() else { return };
+    let vcpu = machine.vcpus.lock().next().unwrap();
+    let mut special = vcpu.get_sregs().unwrap();
+    (special.cs.selector, special.cs.base) = (0xF000, 0xF_0000);
+    vcpu.set_sregs(&special).unwrap();
+    vcpu.set_regs(&kvm_bindings::kvm_regs { rip: 0xFFF0, rflags: 2, ..Default::default() }).unwrap();
+    drop(vcpu);
+    machine.vcpus.run();
+    assert_eq!(bed.wait(), Event::Request(Request::Reset));
+}
+
+#[test]
 fn a_guest_whose_output_nobody_reads_goes_on_until_it_is_read() {
     // again: mov al, 'x'; mov dx, 0x3F8; out dx, al; jmp again
     let bed = bed(&[&out(0x3F8, b'x')[..], &[0xEB, 0xF7]].concat());
