@@ -3,7 +3,7 @@
 
 mod process;
 
-use process::{COUNTS, Vmm, event, has_kvm, kernel, out, until};
+use process::{COUNTS, Vmm, assert_snapshot_is_small, event, has_kvm, kernel, out, until};
 
 /// A guest that writes to a file by its serial port.
 fn config(folder: &std::path::Path, kernel: &std::path::Path) -> String {
@@ -78,7 +78,7 @@ fn a_snapshot_goes_on_in_another_process() {
     vmm.put("vm.snapshot", &format!(r#"{{"destination_url": "{url}"}}"#));
     let written = std::fs::read(vmm.folder.path().join("serial")).unwrap();
     drop(vmm);
-    assert_is_small(snapshot.path());
+    assert_snapshot_is_small(snapshot.path());
 
     let folder = tempfile::tempdir().unwrap();
     let second = config_in(&first, folder.path());
@@ -89,16 +89,6 @@ fn a_snapshot_goes_on_in_another_process() {
     until("the guest goes on", || output().len() > 10);
     // The byte on its way when it was paused may be the last one again.
     assert!([next, next.wrapping_sub(1)].contains(&output()[0]), "{} after {:?}", output()[0], written.last());
-}
-
-/// A snapshot takes little more room than the pages that have something in them.
-fn assert_is_small(snapshot: &std::path::Path) {
-    use std::os::unix::fs::MetadataExt;
-    let ram = std::fs::read(snapshot.join("memory")).unwrap();
-    let used = ram.chunks(4096).filter(|page| page.iter().any(|byte| *byte != 0)).count() as u64 * 4096;
-    let files = std::fs::read_dir(snapshot).unwrap();
-    let taken: u64 = files.map(|file| file.unwrap().metadata().unwrap().blocks() * 512).sum();
-    assert!(taken <= used + used / 100 + (64 << 10), "{taken} bytes for {used}");
 }
 
 /// The same guest, whose serial port's file is in another folder.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -43,7 +44,7 @@ pub const COUNTS: [u8; 13] = [0xB3, b'a', 0x88, 0xD8, 0x66, 0xBA, 0xF8, 0x03, 0x
 
 /// Waits until something is so.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(120);
+    let end = Instant::now() + Duration::from_secs(300);
     while !is_so() {
         assert!(Instant::now() < end, "still not: {what}");
         std::thread::sleep(Duration::from_millis(10));
@@ -160,4 +161,13 @@ pub fn event(from: &mut BufReader<UnixStream>) -> String {
     }
     let value: serde_json::Value = serde_json::from_str(&line).unwrap();
     format!("{}/{}", value["source"].as_str().unwrap(), value["event"].as_str().unwrap())
+}
+
+/// A snapshot takes little more room than the pages that have something in them.
+pub fn assert_snapshot_is_small(snapshot: &Path) {
+    let ram = std::fs::read(snapshot.join("memory")).unwrap();
+    let used = ram.chunks(4096).filter(|page| page.iter().any(|byte| *byte != 0)).count() as u64 * 4096;
+    let files = std::fs::read_dir(snapshot).unwrap();
+    let taken: u64 = files.map(|file| file.unwrap().metadata().unwrap().blocks() * 512).sum();
+    assert!(taken <= used + used / 100 + (64 << 10), "{taken} bytes for {used}");
 }
