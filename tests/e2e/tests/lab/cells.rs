@@ -1,8 +1,9 @@
 //! A guest that spans both cells of its host: each of its cells is on one of the host's.
 
 use std::collections::BTreeMap;
+use vse_crds::vse_conditions::READY;
 use vse_e2e::lab::{self, bare_metal, lab_scenario};
-use vse_e2e::{Context, Result, Shell, World, cluster, ensure, hosts, json, patched};
+use vse_e2e::{Conditions, Context, Result, Shell, World, cluster, ensure, hosts, json, patched};
 
 /// Pages of 2 MiB of 1 GiB: more than a cell has (docs/lab.md).
 const PAGES: u64 = 512;
@@ -32,8 +33,9 @@ async fn spanning(world: &World, node: &str) -> Result<()> {
         "nodeSelector": {"kubernetes.io/hostname": node},
     });
     world.apply(&bare_metal("wide", patched(shell.debian(), wide))).await?;
-    world.ready("wide", 1).await?;
-    let microvm = world.microvm("wide", 1).await?;
+    // The first pod may come before kubelet has forgotten whose the CPUs were before.
+    let ready = world.until_vse("wide", "is ready", |vse| vse.is(READY)).await?;
+    let microvm = world.microvm("wide", ready.told().incarnation).await?;
     let engine = hosts::engine(&microvm).await?;
 
     // Two cells, with as much memory as CPUs; all of it where these are.
