@@ -87,7 +87,7 @@ node_reach() {
     local attempt
     for attempt in 1 2 3; do
         wait_for "$patience" "host $1 to boot" host_booted_or_stuck "$1" || true
-        ((attempt < 3)) && host_hangs "$machines/$1/console" || break
+        if ((attempt == 3)) || ! host_hangs "$machines/$1/console"; then break; fi
         echo "host $1 hangs; power off and on" >&2
         machine_stop "$1"
         cgroup_remove "$cluster_id/$1"
