@@ -395,7 +395,11 @@ pub struct VsockConfig {
     /// The guest's context ID, from 3 on.
     pub cid: u32,
     /// Unix socket that host programs connect to (`CONNECT port`); the guest's connections to port N go to `socket_N`.
+    /// Empty with `vhost_fd`.
     pub socket: PathBuf,
+    /// Open `/dev/vhost-vsock`: the kernel moves the packets, and host programs use `AF_VSOCK`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhost_fd: Option<Fd>,
     /// PCI segment.
     #[serde(skip_serializing)]
     pub pci_segment: Unsupported,

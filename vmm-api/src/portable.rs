@@ -63,6 +63,7 @@ impl VmConfig {
         }
         if let Some(vsock) = &mut config.vsock {
             vsock.socket = PathBuf::new();
+            vsock.vhost_fd = None;
         }
         if let Some(agent) = &mut config.agent {
             agent.socket = PathBuf::new();

@@ -118,8 +118,10 @@ fn function(path: &str, function: &DeviceConfig, has_container: bool, findings: 
 fn vsock(vsock: &VsockConfig, findings: &mut Findings) {
     // virtio 1.3, 5.10.4: 0 to 2 and all ones have other meanings.
     findings.range("vsock.cid", vsock.cid.into(), 3..=u64::from(u32::MAX) - 1);
-    if !is_set(&vsock.socket) {
-        findings.add("vsock.socket", Problem::Missing("host programs connect to it"));
+    match (is_set(&vsock.socket), vsock.vhost_fd) {
+        (false, None) => findings.add("vsock.socket", Problem::Missing("host programs connect to it")),
+        (true, Some(_)) => findings.add("vsock.socket", Problem::Contradiction("the kernel's vhost_fd has none")),
+        _ => {}
     }
 }
 

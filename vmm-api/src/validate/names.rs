@@ -105,6 +105,7 @@ fn descriptors(config: &VmConfig) -> Vec<(String, Fd)> {
     for (index, pmem) in config.pmem.iter().enumerate() {
         one(format!("pmem[{index}].fd"), pmem.fd);
     }
+    one("vsock.vhost_fd".to_owned(), config.vsock.as_ref().and_then(|vsock| vsock.vhost_fd));
     let mut groups = Vec::new();
     for (index, device) in config.devices.iter().enumerate() {
         if let Some(fd) = device.vfio_group_fd.filter(|fd| !groups.contains(fd)) {

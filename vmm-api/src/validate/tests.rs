@@ -177,6 +177,8 @@ fn devices_are_complete() {
         ),
         (r#"{"net": [{"fds": [9], "num_queues": 4}]}"#, "net[0].fds: 1 should be 2, half of num_queues"),
         (r#"{"net": [{"tap": "t", "mac": "01:00:00:00:00:00"}]}"#, "net[0].mac: is an address of a group"),
+        (r#"{"vsock": {"cid": 3}}"#, "vsock.socket: is missing: host programs connect to it"),
+        (r#"{"vsock": {"cid": 3, "socket": "/s", "vhost_fd": 5}}"#, "vsock.socket: the kernel's vhost_fd has none"),
         (r#"{"vsock": {"cid": 2, "socket": "/s"}}"#, "vsock.cid: 2 is not from 3 to 4294967294"),
         (r#"{"pmem": [{"file": "/p", "size": 4096}]}"#, "pmem[0].size: 4096 is no multiple of 2097152"),
         (r#"{"fs": [{"tag": "t", "socket": "/s"}]}"#, "fs[0]: memory.shared must be true for vhost-user"),

@@ -121,10 +121,15 @@ pub(super) fn pmem(config: &PmemConfig, filters: &Filters) -> Result<Pmem, AnyEr
     Ok(Pmem::new(file, mode, config.size, filters.of(Role::Pmem)?)?)
 }
 
-/// Sockets between host and guest, by this process.
+/// Sockets between host and guest, by this process or by the kernel.
 pub(super) fn vsock(config: &VsockConfig, filters: &Filters) -> Made {
-    let listener = UnixListener::bind(&config.socket).map_err(opening(&config.socket))?;
-    let backend = VsockBackend::Sockets(Sockets { listener, path: config.socket.clone() });
+    let backend = match config.vhost_fd {
+        Some(number) => VsockBackend::Kernel(descriptors::copy(number)?.into()),
+        None => {
+            let listener = UnixListener::bind(&config.socket).map_err(opening(&config.socket))?;
+            VsockBackend::Sockets(Sockets { listener, path: config.socket.clone() })
+        }
+    };
     Ok(Box::new(Vsock::new(backend, config.cid, filters.of(Role::Vsock)?)?))
 }
 

@@ -254,6 +254,7 @@ pub const GUEST: &[Entry] = &[
         &[
             same("cid", Kind::Number, "the guest's context ID, from 3 on"),
             same("socket", Kind::Text, "unix socket that host programs connect to"),
+            same("vhost_fd", Kind::Number, "open /dev/vhost-vsock instead"),
             ID,
             SLOT,
         ],

@@ -127,6 +127,7 @@ const VSOCK: &[Call] = &[
     Any(SYS_shutdown),
     Any(SYS_getsockopt),
     OneOf(SYS_ioctl, 1, ioctls::TERMINAL),
+    Masked(SYS_ioctl, 1, ioctls::TYPE, &[ioctls::VHOST]),
 ];
 
 const PMEM: &[Call] = &[Any(SYS_msync), Any(SYS_fsync), Any(SYS_fdatasync)];
