@@ -31,6 +31,11 @@ impl Drop for Running {
     }
 }
 
+/// A program of this project, beside the tests: they may have been carried to another host together.
+pub(crate) fn program(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name)
+}
+
 /// A file like those the node runtime hands over: readable by all, no name, opened read-only.
 pub(crate) fn file(dir: &Path, name: &str, content: &[u8]) -> OwnedFd {
     let path = dir.join(name);
@@ -99,7 +104,7 @@ impl Running {
         describe: impl FnOnce(&Path) -> GuestConfig,
     ) -> (Self, Box<dyn Guest>) {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_vse-launcher"))
+        let mut child = Command::new(program("vse-launcher"))
             .arg("--socket")
             .arg(dir.path().join("launch.sock"))
             .stdin(Stdio::null())

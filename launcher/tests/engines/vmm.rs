@@ -15,11 +15,10 @@ use vse_engine::{
     Accelerator, Event, ExitMeaning, Guest, GuestCell, GuestConfig, Placement, RunState, ShutdownCause, VcpuThreads,
 };
 
-use super::running::{Running, file, guest, on_two_cells, state};
+use super::running::{Running, file, guest, on_two_cells, program, state};
 
 fn vmm() -> Vmm {
-    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("vse-vmm"));
-    let program = std::env::var_os("VSE_VMM").map(PathBuf::from).or_else(beside).unwrap();
+    let program = std::env::var_os("VSE_VMM").map_or_else(|| program("vse-vmm"), PathBuf::from);
     Vmm::new(program.to_str().unwrap())
 }
 

@@ -51,11 +51,9 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The program: that of this build, or, where the tests were carried to another host, the one beside them.
+/// The program, beside the tests: they may have been carried to another host together.
 fn program() -> PathBuf {
-    let built = PathBuf::from(env!("CARGO_BIN_EXE_vse-vmm"));
-    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("vse-vmm"));
-    if built.exists() { built } else { beside().unwrap() }
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("vse-vmm")
 }
 
 /// A running VMM; killed when it goes out of scope.
