@@ -53,8 +53,12 @@ fn refusal(status: &core::PodStatus, machine: &Machine, cells: &[Cell]) -> Strin
     }
 }
 
-/// Huge pages that the guest wants and that no cell has as many of, in use or not.
+/// Huge pages that the guest wants and that no cell has as many of, in use or not. A guest that is shown its cells may
+/// span them.
 fn no_cell_has(machine: &Machine, cells: &[Cell]) -> Option<String> {
+    if machine.cpu.numa.as_ref().is_some_and(|numa| numa.guest_mapping_passthrough.is_some()) {
+        return None;
+    }
     let size = machine.memory.hugepages.as_ref()?.page_size;
     let needed = quantity::bytes(machine.memory.guest.as_ref()?).ok()? / size.bytes();
     let has = |cell: &Cell| {
@@ -79,9 +83,9 @@ mod tests {
     use serde_json::json;
     use vse_crds::{HugePagePool, PageSize};
 
-    fn refused(reason: &str, guest: &str) -> String {
+    fn refused(reason: &str, guest: &str, cpu: serde_json::Value) -> String {
         let pod = json!({"status": {"phase": "Failed", "reason": reason, "message": "Pod was rejected"}});
-        let machine = json!({"memory": {"guest": guest, "hugepages": {"pageSize": "2Mi"}}});
+        let machine = json!({"cpu": cpu, "memory": {"guest": guest, "hugepages": {"pageSize": "2Mi"}}});
         let (pod, machine) = (serde_json::from_value(pod).unwrap(), serde_json::from_value(machine).unwrap());
         let cell = |id| Cell {
             id,
@@ -98,13 +102,15 @@ mod tests {
 
     #[test]
     fn what_no_cell_has_is_said() {
-        assert!(refused(TOPOLOGY, "1Gi").ends_with(
+        assert!(refused(TOPOLOGY, "1Gi", json!({})).ends_with(
             "TopologyAffinityError: Pod was rejected; spec.machine.memory: 512 huge pages of 2Mi are needed on one NUMA cell, \
              cell 0 has 400, cell 1 has 401"
         ));
         // It is something else that they lack.
-        assert!(refused(TOPOLOGY, "256Mi").ends_with("Pod was rejected"));
-        assert!(refused("OutOfcpu", "1Gi").ends_with("Pod was rejected"));
+        assert!(refused(TOPOLOGY, "256Mi", json!({})).ends_with("Pod was rejected"));
+        let spanning = json!({"numa": {"guestMappingPassthrough": {}}});
+        assert!(refused(TOPOLOGY, "1Gi", spanning).ends_with("Pod was rejected"));
+        assert!(refused("OutOfcpu", "1Gi", json!({})).ends_with("Pod was rejected"));
     }
 
     #[test]
