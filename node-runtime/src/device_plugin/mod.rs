@@ -4,8 +4,11 @@
 //! A pod gets nothing but names: the engine gets its open descriptors from the node runtime, not device nodes in the
 //! pod; but for engines that can't take a descriptor. Owns the plugins' sockets and their registration. Decides nothing about guests.
 
+mod offers;
 mod registration;
 mod service;
+
+pub use offers::Offers;
 
 use crate::report;
 use std::path::PathBuf;
@@ -30,15 +33,15 @@ const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 /// One extended resource and the directory of kubelet's plugins.
 #[derive(Clone, Debug)]
-pub struct DevicePlugin {
+struct DevicePlugin {
     /// Name of the resource, for example `vse.hpc.io/kvm`.
-    pub resource: String,
+    resource: String,
     /// What there is of it.
-    pub devices: watch::Receiver<Vec<Device>>,
+    devices: watch::Receiver<Vec<Device>>,
     /// Device node that a pod with it gets, for engines that open it by name.
-    pub node: Option<&'static str>,
+    node: Option<&'static str>,
     /// `/var/lib/kubelet/device-plugins`.
-    pub directory: PathBuf,
+    directory: PathBuf,
 }
 
 /// One device of a resource.
@@ -55,14 +58,14 @@ pub struct Device {
 }
 
 /// Devices that stand for nothing but the right to run a guest here.
-pub fn tickets(count: u32) -> watch::Receiver<Vec<Device>> {
+pub fn tickets(count: u32) -> Vec<Device> {
     let ticket = |id: u32| Device { id: id.to_string(), healthy: true, cell: None, functions: Vec::new() };
-    watch::channel((0..count).map(ticket).collect()).1
+    (0..count).map(ticket).collect()
 }
 
 /// Why the plugin stopped serving. Serving again is safe at any time.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+enum Error {
     /// The plugin's own socket.
     #[error("cannot listen on {}", path.display())]
     Listen {
@@ -90,7 +93,7 @@ impl DevicePlugin {
     }
 
     /// Serves for ever, through kubelet's restarts and failures of its own.
-    pub async fn keep_served(self) {
+    async fn keep_served(self) {
         loop {
             match self.serve().await {
                 Ok(()) => tracing::info!(resource = self.resource, "kubelet restarted"),

@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_pod_gets_the_node_of_its_engine() {
-        let devices = super::super::tickets(2);
+        let devices = watch::channel(super::super::tickets(2)).1;
         let service = Service::new("vse.hpc.io/engine-cloud-hypervisor", Some("/dev/kvm"), devices);
         let given = service.allocate_container(&["1".into()]).unwrap();
         assert_eq!(

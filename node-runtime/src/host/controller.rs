@@ -3,7 +3,7 @@
 
 use super::uevents::Uevents;
 use super::{Hardware, device_classes, effective_policy, publish};
-use crate::device_plugin::{DevicePlugin, tickets};
+use crate::device_plugin::{Offers, tickets};
 use crate::pci::{Devices, Report};
 use crate::report;
 use anyhow::Context;
@@ -13,11 +13,10 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Client, ResourceExt};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 use vse_crds::{Accelerator, DeviceClass, EngineName, Host, HostPolicy, HostStatus, labels};
 
 /// Guests a host may hold at a time: no limit of its own, CPUs and memory are.
@@ -133,32 +132,19 @@ fn resources(host: &HostStatus) -> BTreeSet<&'static str> {
     accelerator.into_iter().chain(engines.map(|engine| engine.name.resource())).collect()
 }
 
-/// Serves the resources this host offers, each as long as it is offered.
+/// Offers the right to run guests here, by each accelerator and engine that can.
 async fn keep_offered(directory: PathBuf, mut offered: watch::Receiver<BTreeSet<&'static str>>) {
-    let mut served: BTreeMap<&'static str, AbortOnDrop> = BTreeMap::new();
+    let mut offers = Offers::new(directory);
     loop {
         let wanted = offered.borrow_and_update().clone();
-        served.retain(|resource, _| wanted.contains(resource));
+        offers.withdraw_all_but(|resource| wanted.contains(resource));
         for resource in wanted {
-            served.entry(resource).or_insert_with(|| {
-                let (devices, directory) = (tickets(TICKETS), directory.clone());
-                let node = (resource == EngineName::CloudHypervisor.resource()).then_some("/dev/kvm");
-                let plugin = DevicePlugin { resource: resource.to_owned(), devices, node, directory };
-                AbortOnDrop(tokio::spawn(plugin.keep_served()).abort_handle())
-            });
+            let node = (resource == EngineName::CloudHypervisor.resource()).then_some("/dev/kvm");
+            offers.offer(resource, tickets(TICKETS), node);
         }
         if offered.changed().await.is_err() {
             return;
         }
-    }
-}
-
-/// A task that ends when this is dropped.
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -1,12 +1,10 @@
 //! Keeps the host's PCI functions as its policy wants them, and offers the device classes to kubelet.
 
-use crate::device_plugin::{Device, DevicePlugin};
+use crate::device_plugin::{Device, Offers};
 use crate::pci::{Devices, Report, Unit};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use vse_crds::{DeviceClass, device_resource};
 
 /// How often the functions are looked at: nothing tells when an interface goes up or a disk is mounted. Looking is
@@ -29,45 +27,22 @@ pub(super) async fn keep(devices: &Devices, mut classes: watch::Receiver<Option<
     }
 }
 
-/// A class's plugin. Dropping it ends the plugin.
-struct Offer {
-    devices: watch::Sender<Vec<Device>>,
-    plugin: JoinHandle<()>,
-}
-
-impl Drop for Offer {
-    fn drop(&mut self) {
-        self.plugin.abort();
-    }
-}
-
-/// Serves one plugin for each class in force.
+/// Offers the devices of each class in force.
 pub(super) async fn offer(directory: PathBuf, mut reports: watch::Receiver<Option<Report>>) {
-    let mut offers = BTreeMap::<String, Offer>::new();
+    let mut offers = Offers::new(directory);
     loop {
         if let Some(report) = reports.borrow_and_update().as_ref() {
-            offers.retain(|class, _| report.classes.iter().any(|known| known.name == *class));
+            offers.withdraw_all_but(|resource| {
+                report.classes.iter().any(|class| device_resource(&class.name) == resource)
+            });
             for class in &report.classes {
-                let now = of_class(report, &class.name);
-                let offer = offers.entry(class.name.clone()).or_insert_with(|| start(&directory, &class.name));
-                offer.devices.send_if_modified(|known| std::mem::replace(known, now.clone()) != now);
+                offers.offer(&device_resource(&class.name), of_class(report, &class.name), None);
             }
         }
         if reports.changed().await.is_err() {
             return;
         }
     }
-}
-
-fn start(directory: &std::path::Path, class: &str) -> Offer {
-    let (devices, offered) = watch::channel(Vec::new());
-    let plugin = DevicePlugin {
-        resource: device_resource(class),
-        devices: offered,
-        node: None,
-        directory: directory.to_owned(),
-    };
-    Offer { devices, plugin: tokio::spawn(plugin.keep_served()) }
 }
 
 fn of_class(report: &Report, class: &str) -> Vec<Device> {

@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
-use vse_crds::Host;
+use vse_crds::{Host, device_resource};
 use vse_e2e::lab::{self, bare_metal, driver, lab_scenario};
 use vse_e2e::{Context, Result, Shell, World, cluster, ensure, hosts, json, patched, refusal};
 
@@ -26,14 +26,7 @@ fn a_class_is_waited_for_given_and_taken_back() {
         let devices = world.microvm("early", 1).await?.status.map(|status| status.devices).unwrap_or_default();
         assert_eq!(devices.first().map(|device| device.addresses.clone()), Some(vec![CARD.to_owned()]));
         assert_eq!(driver(&node, CARD).await?, "vfio-pci");
-        let nodes = Api::<Node>::all(world.client.clone());
-        world
-            .until("kubelet counts two virtual functions", async || {
-                let allocatable =
-                    nodes.get(&node).await?.status.and_then(|status| status.allocatable).unwrap_or_default();
-                Ok((allocatable.get("vse.hpc.io/vf").is_some_and(|count| count.0 == "2")).then_some(()))
-            })
-            .await?;
+        until_counted(world, &node, "vf", 2).await?;
 
         // What shares a group with the host's own is offered to nobody, and the Host says why.
         world.apply(&with_devices("greedy", &["shared"])).await?;
@@ -46,8 +39,22 @@ fn a_class_is_waited_for_given_and_taken_back() {
         world.until_booted("early", 1).await?;
         world.delete("early").await?;
         assert_eq!(driver(&node, CARD).await?, "e1000e");
-        withdraw(world, "devices").await
+        withdraw(world, "devices").await?;
+        until_counted(world, &node, "vf", 0).await?;
+        until_counted(world, &node, "card", 0).await
     });
+}
+
+/// Waits until kubelet has so many devices of a class to give.
+async fn until_counted(world: &World, node: &str, class: &str, count: u32) -> Result<()> {
+    let nodes = Api::<Node>::all(world.client.clone());
+    let resource = device_resource(class);
+    world
+        .until(&format!("kubelet counts {count} of {resource}"), async || {
+            let allocatable = nodes.get(node).await?.status.and_then(|status| status.allocatable).unwrap_or_default();
+            Ok(allocatable.get(&resource).is_some_and(|counted| counted.0 == count.to_string()).then_some(()))
+        })
+        .await
 }
 
 /// Pings from one guest to the other.
