@@ -8,7 +8,7 @@ use super::baseline::Baseline;
 use super::topology::Topology;
 
 /// What shapes the guest's CPUID beside what KVM can give.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CpuidOptions {
     /// Sockets to threads.
     pub topology: Topology,
@@ -24,6 +24,8 @@ pub struct CpuidOptions {
     pub tsc_khz: Option<u32>,
     /// Whether KVM emulates the APIC's deadline timer.
     pub tsc_deadline: bool,
+    /// Leaf 0x8000001D of the host, which is not among what KVM supports; for hosts of AMD's.
+    pub caches: Vec<Entry>,
 }
 
 /// CPUID of all vCPUs of a guest: what differs between them is filled in by [`Cpuid::of`].
@@ -37,11 +39,14 @@ pub struct Cpuid {
 /// Leaves whose contents say where a vCPU is.
 const EXTENDED_TOPOLOGY: [u32; 2] = [0xB, 0x1F];
 
+/// AMD's leaf of caches.
+pub(super) const CACHES: u32 = 0x8000_001D;
+
 /// KVM's paravirtual leaves.
 const HYPERVISOR: u32 = 0x4000_0000;
 
 /// Feature bits that the VMM decides about.
-mod bit {
+pub(super) mod bit {
     /// Leaf 1, EDX: more than one logical CPU in a socket.
     pub const HTT: u32 = 1 << 28;
     /// Leaf 1, ECX.
@@ -85,8 +90,12 @@ impl Cpuid {
             .filter(|entry| !EXTENDED_TOPOLOGY.contains(&entry.function))
             // AMD's newer topology leaf; the guest's is told by leaf 0xB and 0x8000001E, which every kernel reads.
             .filter(|entry| entry.function != 0x8000_0026)
+            .filter(|entry| entry.function != CACHES)
             .copied()
             .collect();
+        if is_amd {
+            entries.extend(&options.caches);
+        }
         if let Some(baseline) = &options.baseline {
             baseline.apply(&mut entries);
         }
@@ -179,7 +188,8 @@ fn shape(entry: &mut Entry, options: &CpuidOptions, is_amd: bool) {
         0x8000_0001 if is_amd => {
             set(&mut entry.ecx, bit::CMP_LEGACY, per_socket > 1);
             entry.ecx &= if options.nested { !0 } else { !bit::SVM };
-            entry.ecx |= bit::TOPOLOGY_EXTENSIONS;
+            // A guest that finds no caches by the newer leaf has those of the older ones, as its host has.
+            set(&mut entry.ecx, bit::TOPOLOGY_EXTENSIONS, !options.caches.is_empty());
         }
         0x8000_0008 => {
             let bits = (entry.eax & 0xFF).min(u32::from(options.max_physical_bits));
@@ -189,7 +199,7 @@ fn shape(entry: &mut Entry, options: &CpuidOptions, is_amd: bool) {
             }
         }
         // AMD's cache properties, of the same form as Intel's leaf 4.
-        0x8000_001D if entry.eax & 0x1F != 0 => {
+        CACHES => {
             entry.eax = entry.eax & !(0xFFF << 14) | (sharers(entry.eax, topology) - 1) << 14;
         }
         _ => {}
@@ -260,8 +270,7 @@ mod tests {
             leaf(HYPERVISOR + 1, 0, [!0, 0, 0, 0]),
             leaf(0x8000_0001, 0, [0, 0, bit::SVM, 0]),
             leaf(0x8000_0008, 0, [52, 0, 0, 0]),
-            leaf(0x8000_001D, 0, [0x121, 0, 0, 0]),
-            leaf(0x8000_001D, 1, [0x163, 0, 0, 0]),
+            leaf(CACHES, 0, [0, 0, 0, 0]),
             leaf(0x8000_001E, 0, [0, 0, 0, 0]),
         ]
     }
@@ -275,6 +284,7 @@ mod tests {
             baseline: None,
             tsc_khz: Some(2_000_000),
             tsc_deadline: true,
+            caches: vec![leaf(CACHES, 0, [0x121, 0, 0, 0]), leaf(CACHES, 1, [0x163, 0, 0, 0])],
         }
     }
 
@@ -319,9 +329,17 @@ mod tests {
         assert_eq!([extended.eax, extended.ebx, extended.ecx], [11, 1 << 8 | 1, 1]);
         let size = find(&entries, 0x8000_0008, 0);
         assert_eq!([size.eax, size.ecx], [46, 3 << 12 | 5]);
-        assert_eq!(find(&entries, 0x8000_001D, 1).eax >> 14 & 0xFFF, 7);
+        assert_eq!(find(&entries, CACHES, 1).eax >> 14 & 0xFFF, 7);
         let features = find(&entries, 0x8000_0001, 0).ecx;
         assert_eq!(features, bit::CMP_LEGACY | bit::SVM | bit::TOPOLOGY_EXTENSIONS);
+    }
+
+    #[test]
+    fn caches_of_older_amd_hosts_are_told_by_the_older_leaves() {
+        let old = CpuidOptions { caches: Vec::new(), ..options(TWO_SOCKETS) };
+        let entries = Cpuid::new(&host(b"AuthenticAMD"), &old).of(0);
+        assert_eq!(find(&entries, 0x8000_0001, 0).ecx & bit::TOPOLOGY_EXTENSIONS, 0);
+        assert!(entries.iter().all(|entry| entry.function != CACHES));
     }
 
     #[test]

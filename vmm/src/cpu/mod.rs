@@ -3,6 +3,7 @@
 pub mod baseline;
 pub mod cpuid;
 pub mod exits;
+mod host_caches;
 mod kick;
 pub mod state;
 pub mod threads;
@@ -12,5 +13,6 @@ pub mod topology;
 mod tests;
 
 pub use exits::{Buses, ExitCounters, Outcome};
+pub use host_caches::host_caches;
 pub use threads::{Listener, ThreadError, Vcpus};
 pub use topology::Topology;

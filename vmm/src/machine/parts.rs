@@ -21,7 +21,7 @@ use super::{Event, Events, Machine, descriptors};
 use crate::acpi::{self, Description};
 use crate::boot::Payload;
 use crate::cpu::cpuid::{Cpuid, CpuidOptions};
-use crate::cpu::{Buses, Listener, Outcome, Vcpus, state};
+use crate::cpu::{Buses, Listener, Outcome, Vcpus, host_caches, state};
 use crate::hypervisor::vm::{VmOptions, failed};
 use crate::hypervisor::{Hypervisor, HypervisorError, Slot, limit_banks};
 use crate::interrupts::{Interrupts, IrqChip};
@@ -80,6 +80,7 @@ impl Parts {
                 baseline: plan.baseline,
                 tsc_khz: vcpus.first().and_then(|vcpu| vcpu.get_tsc_khz().ok()),
                 tsc_deadline: hypervisor.kvm.check_extension(Cap::TscDeadlineTimer),
+                caches: host_caches(),
             },
         );
         for (number, vcpu) in (0..).zip(&vcpus) {

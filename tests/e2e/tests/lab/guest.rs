@@ -3,7 +3,7 @@
 use kube::Api;
 use vse_crds::{Accelerator, Host, vse_conditions::AGENT_CONNECTED};
 use vse_e2e::lab::{self, Thread, bare_metal, lab_scenario};
-use vse_e2e::{Conditions, Context, Shell, ensure, hosts};
+use vse_e2e::{Conditions, Context, Shell, cluster, ensure, hosts};
 
 /// 768 MiB, in pages of 2 MiB.
 const PAGES: u64 = 384;
@@ -53,8 +53,10 @@ fn stock_debian_with_cpus_and_huge_pages_of_one_cell() {
         let stray = others.iter().find(|thread| thread.allowed != placed.emulator && thread.name != KVM_WORKER);
         ensure!(stray.is_none(), "{stray:?} is not on {emulator}");
 
-        // Its CPUs are cores of one socket and one cell, as is asked for.
-        let places = shell.first("debian", "lscpu -p=CPU,CORE,SOCKET,NODE | grep -v '#'").await?;
+        // It has the caches of the CPUs it runs on, in cores of one socket and one cell.
+        let caches = "lscpu -C=NAME,ONE-SIZE,WAYS,SETS,COHERENCY-SIZE";
+        assert_eq!(shell.first("debian", caches).await?, cluster::node_exec(node, caches).await?.trim_end());
+        let places = shell.run("debian", "lscpu -p=CPU,CORE,SOCKET,NODE | grep -v '#'").await?;
         assert_eq!(places, "0,0,0,0\n1,1,0,0");
 
         // In a minute of its work no vCPU moves, and none faults for memory of the guest's: all of it was there before it
