@@ -3,6 +3,7 @@
 mod binaries;
 mod recipe;
 
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -37,6 +38,9 @@ enum Source {
     Binaries(&'static [&'static str]),
     /// `images/<name>/build`, a script that writes the file tree as a tar.
     Recipe,
+    /// A static program made elsewhere, which the environment variable names, at this path in the image; without the
+    /// variable there is no such image.
+    Given { variable: &'static str, path: &'static str },
 }
 
 const IMAGES: &[Image] = &[
@@ -60,9 +64,25 @@ const IMAGES: &[Image] = &[
     },
     Image { name: "engine-vmm", source: Source::Binaries(&["vse-vmm"]), entrypoint: &["/vse-vmm"], user: NONROOT },
     Image { name: "engine-qemu", source: Source::Recipe, entrypoint: &["/usr/bin/qemu-system-x86_64"], user: NONROOT },
+    Image {
+        name: "engine-cloud-hypervisor",
+        source: Source::Given { variable: "CLOUD_HYPERVISOR", path: "usr/bin/cloud-hypervisor" },
+        entrypoint: &["/usr/bin/cloud-hypervisor"],
+        user: NONROOT,
+    },
     Image { name: "debian-hpc", source: Source::Recipe, entrypoint: &[], user: "0:0" },
     Image { name: "tiny", source: Source::Recipe, entrypoint: &[], user: "0:0" },
 ];
+
+impl Image {
+    /// Whether all that it is made of is here, or can be had.
+    fn can_be_built(&self) -> bool {
+        match self.source {
+            Source::Binaries(_) | Source::Recipe => true,
+            Source::Given { variable, .. } => env::var_os(variable).is_some(),
+        }
+    }
+}
 
 /// Where an archive came from this time.
 enum Made {
@@ -92,8 +112,16 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         let spec = ImageSpec { reference: &reference, entrypoint: image.entrypoint, user: image.user };
         let archive = out.join(format!("{}.tar", image.name));
         let made = match (&image.source, &built) {
-            (Source::Binaries(names), Some(built)) => binaries::archive(&archive, &spec, built, names),
+            (Source::Binaries(names), Some(built)) => {
+                let programs: Vec<_> = names.iter().map(|name| (*name, built[name].as_path())).collect();
+                binaries::archive(&archive, &spec, &programs)
+            }
             (Source::Binaries(_), None) => bail!("{reference}: its binaries were not built"),
+            (Source::Given { variable, path }, _) => {
+                let program = env::var_os(variable)
+                    .with_context(|| format!("{variable} must name the static program to put into it"))?;
+                binaries::archive(&archive, &spec, &[(path, Path::new(&program))])
+            }
             (Source::Recipe, _) => recipe::archive(root, &archive, &spec, image.name, args.refresh),
         }
         .with_context(|| format!("building {reference}"))?;
@@ -108,7 +136,10 @@ fn choose(names: &[String]) -> Result<Vec<&'static Image>> {
         let known: Vec<_> = IMAGES.iter().map(|i| i.name).collect();
         bail!("no image is called {unknown}; there are {}", known.join(", "));
     }
-    Ok(IMAGES.iter().filter(|i| names.is_empty() || names.iter().any(|n| n == i.name)).collect())
+    let wanted = |image: &&Image| {
+        if names.is_empty() { image.can_be_built() } else { names.iter().any(|name| name == image.name) }
+    };
+    Ok(IMAGES.iter().filter(wanted).collect())
 }
 
 fn programs_of(images: &[&Image]) -> Vec<&'static str> {
@@ -116,7 +147,7 @@ fn programs_of(images: &[&Image]) -> Vec<&'static str> {
         .iter()
         .filter_map(|i| match i.source {
             Source::Binaries(names) => Some(names),
-            Source::Recipe => None,
+            Source::Recipe | Source::Given { .. } => None,
         })
         .flatten()
         .copied()
@@ -142,8 +173,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_means_every_image() {
-        assert_eq!(choose(&[]).unwrap().len(), IMAGES.len());
+    fn no_name_means_every_image_that_can_be() {
+        let names: Vec<_> = choose(&[]).unwrap().iter().map(|image| image.name).collect();
+        assert!(names.contains(&"tiny") && names.contains(&"launcher"), "{names:?}");
+        assert_eq!(names.contains(&"engine-cloud-hypervisor"), env::var_os("CLOUD_HYPERVISOR").is_some());
     }
 
     #[test]

@@ -68,6 +68,8 @@ version = 3
   sandbox = "$pause_image"
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = $(node_restricts_oom)
+  # Engines that open /dev/kvm by its name may.
+  device_ownership_from_security_context = true
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]

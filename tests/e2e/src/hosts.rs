@@ -16,7 +16,7 @@ pod() { sed -n 's/.*pod\([0-9a-f_-]\{36\}\).*/\1/p' "/proc/$1/cgroup" 2>/dev/nul
 for directory in /proc/[0-9]*; do
     pid=${directory#/proc/}
     read -r name <"$directory/comm" || continue
-    case $name in qemu* | vse-vmm* | vse-launch*) echo "process $(pod "$pid") $pid $name" ;; esac
+    case $name in qemu* | vse-vmm* | cloud-hyper* | vse-launch*) echo "process $(pod "$pid") $pid $name" ;; esac
 done 2>/dev/null
 for netns in $(cd /run/netns 2>/dev/null && ls); do
     tap=$(ip -n "$netns" -o link show type tun 2>/dev/null) || continue
@@ -76,7 +76,7 @@ pub async fn engine(microvm: &MicroVM) -> Result<Engine> {
     let [process] = processes[..] else { anyhow::bail!("{name} should have one process, an engine: {processes:?}") };
     let (pid, comm) = process.split_once(' ').context("process without a name")?;
     anyhow::ensure!(
-        ["qemu", "vse-vmm"].iter().any(|engine| comm.starts_with(engine)),
+        ["qemu", "vse-vmm", "cloud-hyper"].iter().any(|engine| comm.starts_with(engine)),
         "the process of {name} is {comm}, not an engine"
     );
     let pid = pid.parse()?;

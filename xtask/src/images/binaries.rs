@@ -1,4 +1,4 @@
-//! Images that hold nothing but static binaries of this workspace.
+//! Images that hold nothing but static programs, most of them of this workspace.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -50,14 +50,13 @@ fn rustflags(root: &Path) -> Result<Vec<String>> {
     ])
 }
 
-/// Writes an image with `programs` at its root; leaves `archive` untouched when it would not change, so that what
+/// Writes an image with `programs`, each with its path there and here; leaves `archive` untouched when it would not change, so that what
 /// looks at its time does not import it again.
-pub(super) fn archive(archive: &Path, spec: &ImageSpec<'_>, built: &Built, programs: &[&str]) -> Result<Made> {
+pub(super) fn archive(archive: &Path, spec: &ImageSpec<'_>, programs: &[(&str, &Path)]) -> Result<Made> {
     let mut layer = Tar::new(Vec::new());
-    for program in programs {
-        let path = built.get(program).with_context(|| format!("{program} was not built"))?;
-        let content = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-        layer.stream(program, 0o755, content.len() as u64, content.as_slice())?;
+    for (there, here) in programs {
+        let content = fs::read(here).with_context(|| format!("reading {}", here.display()))?;
+        layer.stream(there, 0o755, content.len() as u64, content.as_slice())?;
     }
     let mut layer = Cursor::new(layer.finish()?);
 
