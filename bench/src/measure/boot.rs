@@ -9,8 +9,13 @@ use crate::table::{Table, ratio};
 /// RAM of the guests, MiB.
 pub const MEMORY: u32 = 256;
 
+/// Boots of each contender; the fewest exits count. The host's ticks and the guest's are exits too, and there are the more
+/// of them the longer a boot takes.
+const TRIES: usize = 3;
+
 pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
-    let title = format!("Exits until init runs (1 vCPU, {MEMORY} MiB, the same kernel and initramfs)");
+    let title =
+        format!("Exits until init runs (1 vCPU, {MEMORY} MiB, the same kernel and initramfs), fewest of {TRIES}");
     let mut table = Table::new(title, &["", "verbose console", "ratio", "`quiet`", "ratio"]);
     let mut base = None;
     for &contender in contenders {
@@ -25,7 +30,11 @@ pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
 
 fn exits(assets: &Assets, contender: Contender, words: &str) -> Result<u64> {
     let machine = Machine { vcpus: 1, memory: MEMORY, command_line: command_line(words, "boot"), ..Machine::default() };
-    let mut guest = Guest::start(contender, assets, &machine)?;
-    guest.ready()?;
-    Ok(guest.counters()?.exits())
+    let mut fewest = u64::MAX;
+    for _ in 0..TRIES {
+        let mut guest = Guest::start(contender, assets, &machine)?;
+        guest.ready()?;
+        fewest = fewest.min(guest.counters()?.exits());
+    }
+    Ok(fewest)
 }
