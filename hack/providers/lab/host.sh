@@ -30,12 +30,12 @@ host_disk() {
     truncate -s 256M "$1/nvme.img"
 }
 
-# With eim=on its kernel uses x2APIC mode. By MMIO the end of an interrupt is lost now and then, where another CPU changes
-# what is mapped at that moment: it stays in service for ever, and that CPU's timer is dead.
-#
 # Becomes the QEMU of a host, by way of the words of $host_prefix. Its card to the control plane
 # is plugged into the netdev `host`, which the arguments must give, and has the address $HOST_MAC.
 # $HOST_APPEND goes to the end of the kernel's command line: host_exec DIRECTORY QEMU_ARGUMENT...
+#
+# With eim=on its kernel uses x2APIC mode. Without, it ended interrupts by MMIO, and now and then an end was lost (it seems,
+# when another CPU changed what is mapped at that moment): in service for ever, and that CPU's timer dead.
 host_exec() {
     local tree=$lab_qemu half=$((lab_memory / 2)) last=$((lab_cpus - 1)) middle=$((lab_cpus / 2))
     cd "$1" || exit

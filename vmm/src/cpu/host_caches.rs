@@ -20,13 +20,13 @@ pub fn host_caches() -> Vec<Entry> {
     (0..MOST_CACHES).map(cache).take_while(|entry| entry.eax & 0x1F != 0).collect()
 }
 
-#[allow(unsafe_code, unused_unsafe, reason = "safe to call from Rust 1.94 on")]
+#[allow(unsafe_code, unused_unsafe, reason = "newer toolchains call it safe")]
 fn has_topology_extensions() -> bool {
     // SAFETY: every x86-64 CPU has CPUID and this leaf.
     unsafe { __cpuid(0x8000_0001) }.ecx & bit::TOPOLOGY_EXTENSIONS != 0
 }
 
-#[allow(unsafe_code, unused_unsafe, reason = "safe to call from Rust 1.94 on")]
+#[allow(unsafe_code, unused_unsafe, reason = "newer toolchains call it safe")]
 fn cache(index: u32) -> Entry {
     // SAFETY: every x86-64 CPU has CPUID; an unknown leaf reads as something, with no other effect.
     let leaf = unsafe { __cpuid_count(CACHES, index) };

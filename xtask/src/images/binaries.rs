@@ -50,8 +50,8 @@ fn rustflags(root: &Path) -> Result<Vec<String>> {
     ])
 }
 
-/// Writes an image with `programs`, each with its path there and here; leaves `archive` untouched when it would not change, so that what
-/// looks at its time does not import it again.
+/// Writes an image with `programs`, each with its path there and here; leaves `archive` untouched when it would not
+/// change, so that what looks at its time does not import it again.
 pub(super) fn archive(archive: &Path, spec: &ImageSpec<'_>, programs: &[(&str, &Path)]) -> Result<Made> {
     let mut layer = Tar::new(Vec::new());
     for (there, here) in programs {
