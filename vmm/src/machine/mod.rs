@@ -22,7 +22,9 @@ mod tests;
 mod virtio_devices;
 
 use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use rustix::event::{PollFd, PollFlags};
 use vse_vmm_api::{NewDevice, VmConfig, VmCounters};
@@ -68,19 +70,31 @@ pub struct Machine {
     memory: GuestMemory,
 }
 
+/// It calls nothing deep, and holds nothing large.
+const LOADER_STACK: usize = 64 << 10;
+
 impl Machine {
     /// Makes a machine that can boot: all that can be refused is refused here.
     ///
     /// # Errors
     /// What can't be, or what the host does not have.
     pub fn new(config: &VmConfig, host: Host, events: Arc<Events>) -> Result<Self, MachineError> {
-        let mut machine = Parts::new(config, host.kvm, host.hot_plug)?.assemble(config, host.filters, events)?;
-        for wanted in devices::wanted(config) {
-            machine.attached.push(machine.workshop.attach(&wanted, Arrival::Cold)?);
-        }
-        machine.platform.write_tables(&machine.memory)?;
         let payload = parts::payload(&config.payload)?;
-        machine.entry = Some(boot::load(&machine.memory, &payload, crate::acpi::TABLES.start)?);
+        let parts = Parts::new(config, host.kvm, host.hot_plug)?;
+        let memory = parts.memory().clone();
+        // Reading a kernel takes as long as all that is left to do, and needs nothing of it.
+        let mut machine = thread::scope(|scope| {
+            let loader = thread::Builder::new().name("loader".to_owned()).stack_size(LOADER_STACK);
+            let loading = loader.spawn_scoped(scope, || boot::load(&memory, &payload, crate::acpi::TABLES.start));
+            let loading = loading.map_err(error::host("a thread can't be made"))?;
+            let mut machine = parts.assemble(config, host.filters, events)?;
+            for wanted in devices::wanted(config) {
+                machine.attached.push(machine.workshop.attach(&wanted, Arrival::Cold)?);
+            }
+            machine.platform.write_tables(&machine.memory)?;
+            machine.entry = Some(loading.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+            Ok::<_, MachineError>(machine)
+        })?;
         machine.payload = Some(payload);
         Ok(machine)
     }

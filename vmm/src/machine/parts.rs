@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use kvm_bindings::CpuId;
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::CpuSet;
@@ -35,12 +36,11 @@ use crate::pci::{Ecam, PciRoot};
 use crate::seccomp::{Filters, Role};
 use crate::smbios;
 
-/// A machine's processors and memory.
+/// What a machine begins with: it is known what it shall be, and it has RAM.
 pub(super) struct Parts {
     plan: Plan,
     hypervisor: Hypervisor,
-    vcpus: Vec<VcpuFd>,
-    cpuid: Cpuid,
+    supported: CpuId,
     memory: GuestMemory,
     ram: Vec<Slot>,
 }
@@ -59,21 +59,37 @@ impl Parts {
         let options = VmOptions { dedicated: config.cpus.dedicated, wide_apic_ids: highest > 254 };
         let hypervisor = Hypervisor::new(kvm, options)?;
         let supported = hypervisor.supported_cpuid()?;
-        let supported = supported.as_slice();
-        let plan = Plan::new(config, HostFacts { physical_bits: physical_bits(supported), hot_plug })?;
+        let facts = HostFacts { physical_bits: physical_bits(supported.as_slice()), hot_plug };
+        let plan = Plan::new(config, facts)?;
         if let Some(baseline) = plan.baseline {
-            let missing = baseline.missing(supported);
+            let missing = baseline.missing(supported.as_slice());
             if !missing.is_empty() {
                 return Err(MachineError::Baseline { missing });
             }
         }
         let memory = memory::allocate(&plan.zones)?;
         let ram = hypervisor.slots.map_ram(&memory).map_err(failed("give the guest its RAM"))?;
+        Ok(Self { plan, hypervisor, supported, memory, ram })
+    }
+
+    /// RAM.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// Puts the machine together: processors, buses, interrupts, what is not on PCI, and the vCPUs' threads.
+    pub fn assemble(
+        self,
+        config: &VmConfig,
+        filters: Arc<Filters>,
+        events: Arc<Events>,
+    ) -> Result<Machine, MachineError> {
+        let Self { plan, hypervisor, supported, memory, ram } = self;
         let vcpus = create_vcpus(&hypervisor.vm, &plan)?;
         let cpuid = Cpuid::new(
-            supported,
+            supported.as_slice(),
             &CpuidOptions {
-                topology,
+                topology: plan.topology,
                 dedicated: config.cpus.dedicated,
                 nested: config.cpus.nested,
                 max_physical_bits: plan.physical_bits,
@@ -86,17 +102,6 @@ impl Parts {
         for (number, vcpu) in (0..).zip(&vcpus) {
             state::initialize(vcpu, &cpuid.of(number))?;
         }
-        Ok(Self { plan, hypervisor, vcpus, cpuid, memory, ram })
-    }
-
-    /// Puts them together: buses, interrupts, what is not on PCI, and the vCPUs' threads.
-    pub fn assemble(
-        self,
-        config: &VmConfig,
-        filters: Arc<Filters>,
-        events: Arc<Events>,
-    ) -> Result<Machine, MachineError> {
-        let Self { plan, hypervisor, vcpus, cpuid, memory, ram } = self;
         let buses = Arc::new(Buses::default());
         let vm = &hypervisor.vm;
         let interrupts = Interrupts::new(Arc::clone(vm) as Arc<dyn IrqChip>);

@@ -270,11 +270,13 @@ fn a_snapshot_is_as_large_as_what_is_in_ram() {
 fn what_is_wrong_is_refused_before_it_runs() {
     let mut bed = bed(&HALT);
     let Some(host) = Bed::host() else { return };
-    bed.config.payload.kernel = Some("/nowhere".into());
-    let error = Machine::new(&bed.config, host, Arc::clone(&bed.events)).err().unwrap();
-    assert_eq!(error.to_string(), "the kernel");
+    let memory = bed.config.memory.clone();
     bed.config.memory.hugepages = true;
     bed.config.memory.size = 1 << 40;
-    let error = Machine::new(&bed.config, Bed::host().unwrap(), Arc::clone(&bed.events)).err().unwrap();
+    let error = Machine::new(&bed.config, host, Arc::clone(&bed.events)).err().unwrap();
     assert!(matches!(error, MachineError::Memory(_) | MachineError::Impossible(_)), "{error}");
+    bed.config.memory = memory;
+    bed.config.payload.kernel = Some("/nowhere".into());
+    let error = Machine::new(&bed.config, Bed::host().unwrap(), Arc::clone(&bed.events)).err().unwrap();
+    assert_eq!(error.to_string(), "the kernel");
 }
