@@ -5,10 +5,12 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 
+use super::TRIES;
 use super::boot::MEMORY;
+use super::flow::{self, Flow};
 use crate::contender::{Contender, Machine};
 use crate::guest::{Assets, Guest, command_line};
-use crate::table::{Table, ratio};
+use crate::table::Table;
 
 /// Size of the disk, MiB: it stays in the host's page cache, so that the VMM is measured and not the storage.
 const DISK: usize = 256;
@@ -21,10 +23,8 @@ pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
     let block = vec![0x5A; 1 << 20];
     (0..DISK).try_for_each(|_| disk.write_all(&block)).context("writing the disk")?;
 
-    let title = format!("virtio-blk: {READS} random reads of 4 KiB, 32 in flight");
-    let mut table = Table::new(title, &["", "exits a read", "ratio", "reads a second", "ratio"]);
-    let mut base = None;
-    for &contender in contenders {
+    let title = format!("virtio-blk: {READS} random reads of 4 KiB, 32 in flight, best of {TRIES}");
+    flow::table(title, "read", contenders, |contender| {
         let machine = Machine {
             vcpus: 1,
             memory: MEMORY,
@@ -32,15 +32,6 @@ pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
             disk: Some(path.clone()),
             ..Machine::default()
         };
-        let mut guest = Guest::start(contender, assets, &machine)?;
-        guest.begun()?;
-        let before = guest.counters()?;
-        let result = guest.result()?;
-        let exits = (&guest.counters()? - &before).exits() as f64 / f64::from(READS);
-        let speed = result["per_second"].as_f64().context("the guest told its speed")?;
-        let (exits_base, speed_base) = *base.get_or_insert((exits, speed));
-        let cells = [format!("{exits:.2}"), ratio(exits, exits_base), format!("{speed:.0}"), ratio(speed, speed_base)];
-        table.row([contender.to_string()].into_iter().chain(cells));
-    }
-    Ok(table)
+        Flow::of(Guest::start(contender, assets, &machine)?, READS)
+    })
 }

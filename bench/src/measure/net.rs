@@ -6,20 +6,20 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
+use super::TRIES;
 use super::boot::MEMORY;
+use super::flow::{self, Flow};
 use crate::contender::{Contender, Machine};
 use crate::guest::{Assets, Guest, command_line};
-use crate::table::{Table, ratio};
+use crate::table::Table;
 use crate::tap::{HOST, Tap};
 
 /// Length of the stream, MiB.
 const STREAM: u32 = 256;
 
 pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
-    let title = format!("virtio-net: a TCP stream of {STREAM} MiB from guest to host, vhost-net");
-    let mut table = Table::new(title, &["", "exits a MiB", "ratio", "MiB a second", "ratio"]);
-    let mut base = None;
-    for &contender in contenders {
+    let title = format!("virtio-net: a TCP stream of {STREAM} MiB from guest to host, vhost-net, best of {TRIES}");
+    flow::table(title, "MiB", contenders, |contender| {
         let tap = Tap::new()?;
         let port = sink()?;
         let machine = Machine {
@@ -29,17 +29,8 @@ pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
             tap: Some(tap.descriptors()),
             ..Machine::default()
         };
-        let mut guest = Guest::start(contender, assets, &machine)?;
-        guest.begun()?;
-        let before = guest.counters()?;
-        let result = guest.result()?;
-        let exits = (&guest.counters()? - &before).exits() as f64 / f64::from(STREAM);
-        let speed = result["per_second"].as_f64().context("the guest told its speed")?;
-        let (exits_base, speed_base) = *base.get_or_insert((exits, speed));
-        let cells = [format!("{exits:.1}"), ratio(exits, exits_base), format!("{speed:.1}"), ratio(speed, speed_base)];
-        table.row([contender.to_string()].into_iter().chain(cells));
-    }
-    Ok(table)
+        Flow::of(Guest::start(contender, assets, &machine)?, STREAM)
+    })
 }
 
 /// Takes one stream and forgets it; returns where it listens.
