@@ -182,6 +182,7 @@ impl PciRoot {
             // There was room before, and guests can't change sizes.
             let _ = self.assign(function.as_ref());
         }
+        self.remap();
         for state in [&self.plugged, &self.unplugging, &self.port_address] {
             state.store(0, Ordering::Release);
         }

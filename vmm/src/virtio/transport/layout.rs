@@ -1,6 +1,6 @@
 //! What the guest finds in configuration space, and where the structures are in the one BAR.
 
-use crate::pci::{Bar, ConfigSpace, Identity, Msix, capability};
+use crate::pci::{Bar, ConfigSpace, Identity, Msix, capability, command, register};
 
 /// The BAR with all of it. Everything has a page of its own, so that notifications could be mapped apart.
 pub const BAR: u8 = 0;
@@ -99,6 +99,8 @@ pub fn config_space(device: u16, msix: &Msix, queues: usize, irq: u32) -> Option
     let msix = msix.capability((BAR, MSIX_TABLE as u32), (BAR, MSIX_PENDING as u32));
     // Enable and function mask.
     let msix_control = config.add_capability(capability::MSIX, &msix, &[0x00, 0xC0])? + 2;
+    // As firmware leaves it. Linux says a line of each function that it has to enable, two exits a character.
+    config.write(register::COMMAND, &command::MEMORY.to_le_bytes());
     Some((config, Capabilities { msix_control, window }))
 }
 
