@@ -1,11 +1,11 @@
-//! A function of a real host, handed over and given back. Needs KVM, an IOMMU, and an e1000e card bound to vfio-pci:
-//!
-//!     VSE_VFIO_FUNCTION=/sys/bus/pci/devices/0000:00:08.0 cargo test -p vse-vmm --test vfio -- --ignored
+//! A function of a real host, handed over and given back. Needs root, KVM, an IOMMU, and an e1000e card that the host can
+//! spare: `hack/lab-test` runs it on a virtual host.
 
 #![allow(clippy::unwrap_used)] // helpers of tests, which the lint does not take for tests
 
-use std::fs::File;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,42 @@ const RAH: u64 = 0x5404;
 
 const SLOT: u8 = 3;
 const MSIX_BAR: u8 = 3;
+
+/// Vendor and device of the card, as sysfs writes them.
+const CARD: (&str, &str) = ("0x8086", "0x10d3");
+
+/// A card that vfio-pci drives, until this is dropped.
+struct Borrowed(PathBuf);
+
+impl Borrowed {
+    fn new() -> Self {
+        assert!(Command::new("modprobe").arg("vfio-pci").status().unwrap().success());
+        let is_card = |path: &Path| {
+            let has = |file: &str, text: &str| fs::read_to_string(path.join(file)).unwrap().trim() == text;
+            has("vendor", CARD.0) && has("device", CARD.1)
+        };
+        let mut functions = fs::read_dir("/sys/bus/pci/devices").unwrap().map(|entry| entry.unwrap().path());
+        let card = Self(functions.find(|path| is_card(path)).expect("the host has an e1000e card"));
+        card.give_to("vfio-pci");
+        card
+    }
+
+    /// By `driver_override` (Linux, `Documentation/ABI/testing/sysfs-bus-pci`); no name stands for the usual driver.
+    fn give_to(&self, driver: &str) {
+        fs::write(self.0.join("driver_override"), format!("{driver}\n")).unwrap();
+        let address = self.0.file_name().unwrap().to_str().unwrap();
+        if self.0.join("driver").exists() {
+            fs::write(self.0.join("driver/unbind"), address).unwrap();
+        }
+        fs::write("/sys/bus/pci/drivers_probe", address).unwrap();
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        self.give_to("");
+    }
+}
 
 struct Guest {
     bus: Arc<Bus>,
@@ -78,9 +114,9 @@ impl Guest {
 }
 
 #[test]
-#[ignore = "needs a card bound to vfio-pci, named by VSE_VFIO_FUNCTION"]
+#[ignore = "needs a bare-metal host with a card to spare: hack/lab-test"]
 fn a_card_is_handed_over_and_given_back() {
-    let path = PathBuf::from(std::env::var_os("VSE_VFIO_FUNCTION").expect("VSE_VFIO_FUNCTION names the card"));
+    let card = Borrowed::new();
     let kvm = kvm_ioctls::Kvm::new().unwrap();
     let vm = Arc::new(kvm.create_vm().unwrap());
     vm.create_irq_chip().unwrap();
@@ -91,7 +127,7 @@ fn a_card_is_handed_over_and_given_back() {
 
     // Twice: what was given back can be had again.
     for _ in 0..2 {
-        let (descriptor, address) = open_by_path(&path).unwrap();
+        let (descriptor, address) = open_by_path(&card.0).unwrap();
         let group = Group::new(container.clone(), descriptor).unwrap();
         let guest = guest(&group, &address, &vm);
         drop(group);
