@@ -5,7 +5,8 @@ mod recipe;
 
 use std::env;
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -82,6 +83,24 @@ impl Image {
             Source::Given { variable, .. } => env::var_os(variable).is_some(),
         }
     }
+
+    /// Its file.
+    fn archive(&self, out: &Path) -> PathBuf {
+        out.join(format!("{}.tar", self.name))
+    }
+}
+
+/// Removes images of what was given once and is no more: they would go on being installed.
+fn forget_withheld(out: &Path) -> Result<()> {
+    for archive in IMAGES.iter().filter(|image| !image.can_be_built()).map(|image| image.archive(out)) {
+        match fs::remove_file(&archive) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("removing {}", archive.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Where an archive came from this time.
@@ -95,6 +114,9 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let chosen = choose(&args.names)?;
     let out = root.join(".build/images");
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
+    if args.names.is_empty() {
+        forget_withheld(&out)?;
+    }
 
     let programs = programs_of(&chosen);
     let built = if programs.is_empty() {
@@ -110,7 +132,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
         let started = Instant::now();
         let reference = format!("vse.hpc.io/{}:dev", image.name);
         let spec = ImageSpec { reference: &reference, entrypoint: image.entrypoint, user: image.user };
-        let archive = out.join(format!("{}.tar", image.name));
+        let archive = image.archive(&out);
         let made = match (&image.source, &built) {
             (Source::Binaries(names), Some(built)) => {
                 let programs: Vec<_> = names.iter().map(|name| (*name, built[name].as_path())).collect();
