@@ -6,6 +6,7 @@ mod cpu_list;
 mod device_plugin;
 mod engines;
 mod health;
+mod heap;
 mod host;
 mod metrics;
 mod microvm;

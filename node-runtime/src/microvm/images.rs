@@ -55,7 +55,9 @@ impl Images {
     pub fn prepare(&self, key: Key, tree: &OwnedFd, kernel: Option<&Path>) -> Result<SystemImage, Error> {
         let init = std::fs::read(&self.guest_init)
             .map_err(|source| Error::GuestInit { path: self.guest_init.clone(), source })?;
-        let image = self.cache.prepare(&key, &Source { tree: tree.as_fd(), init: &init, kernel })?;
+        let image = self.cache.prepare(&key, &Source { tree: tree.as_fd(), init: &init, kernel });
+        crate::heap::give_back();
+        let image = image?;
         // Space that can't be given back now is no reason not to boot.
         match self.cache.collect(&self.touch(key)) {
             Ok(deleted) if deleted.is_empty() => {}
