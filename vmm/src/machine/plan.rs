@@ -91,8 +91,11 @@ impl Plan {
         }
         let pmem = ram_end.max(HIGH_RAM_START).next_multiple_of(ALIGNMENT);
         let pmem = pmem..(pmem + PMEM).min(limit);
-        // Large BARs are aligned to their size: what is left after the last power of two is enough for most.
+        // Large BARs are aligned to their size: what is left after the last power of two is enough for most. Only the host's
+        // devices have such; no window costs the guest two lines of its log less.
+        let may_have_large_bars = host.hot_plug || !config.devices.is_empty();
         let high = pmem.end.next_multiple_of(ALIGNMENT)..limit;
+        let high = if may_have_large_bars && high.start < high.end { high } else { 0..0 };
         Ok(Self {
             topology: topology(&config.cpus),
             affinity: config.cpus.affinity.iter().map(|entry| (entry.vcpu, entry.host_cpus.clone())).collect(),
@@ -100,7 +103,7 @@ impl Plan {
             physical_bits,
             cells: cells(config, &zones, &regions),
             pmem,
-            windows: Windows { low: PCI_WINDOW_32, high: if high.start < high.end { high } else { 0..0 } },
+            windows: Windows { low: PCI_WINDOW_32, high },
             hot_plug_slots: SPARE_SLOTS.filter(|_| host.hot_plug).collect(),
             zones,
         })
@@ -155,6 +158,7 @@ fn cells(config: &VmConfig, zones: &[Zone], regions: &[Region]) -> Vec<Cell> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vse_vmm_api::DeviceConfig;
 
     const HOST: HostFacts = HostFacts { physical_bits: 46, hot_plug: true };
 
@@ -176,9 +180,12 @@ mod tests {
     }
 
     #[test]
-    fn slots_that_nobody_can_use_are_not_there() {
-        let plan = Plan::new(&VmConfig::default(), HostFacts { hot_plug: false, ..HOST }).unwrap();
-        assert!(plan.hot_plug_slots.is_empty());
+    fn what_nobody_can_use_is_not_there() {
+        let alone = HostFacts { hot_plug: false, ..HOST };
+        let plan = Plan::new(&VmConfig::default(), alone).unwrap();
+        assert!(plan.hot_plug_slots.is_empty() && plan.windows.high.is_empty());
+        let config = VmConfig { devices: vec![DeviceConfig::default()], ..VmConfig::default() };
+        assert!(!Plan::new(&config, alone).unwrap().windows.high.is_empty());
     }
 
     #[test]
