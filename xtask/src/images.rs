@@ -202,6 +202,19 @@ mod tests {
     }
 
     #[test]
+    fn an_image_whose_program_is_not_given_goes() {
+        let out = tempfile::tempdir().unwrap();
+        for image in IMAGES {
+            fs::write(image.archive(out.path()), "").unwrap();
+        }
+        forget_withheld(out.path()).unwrap();
+        forget_withheld(out.path()).unwrap();
+        for image in IMAGES {
+            assert_eq!(image.archive(out.path()).exists(), image.can_be_built(), "{}", image.name);
+        }
+    }
+
+    #[test]
     fn an_unknown_name_is_refused_with_the_known_ones() {
         let refusal = choose(&["lanucher".to_owned()]).err().unwrap().to_string();
         assert!(refusal.contains("lanucher") && refusal.contains("launcher,"), "{refusal}");
