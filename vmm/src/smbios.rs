@@ -2,7 +2,8 @@
 //! for whoever reads them (DMTF DSP0134, System Management BIOS Reference Specification 3.0). Pure.
 //!
 //! Linux looks for the entry point at each multiple of 16 in [`SMBIOS`] (`drivers/firmware/dmi_scan.c`). There are only the
-//! structures that have something to say: what memory and processors there are, ACPI and CPUID tell.
+//! structures that have something to say, and none where the configuration names nothing: what memory and processors there
+//! are, ACPI and CPUID tell.
 
 use vse_vmm_api::PlatformConfig;
 
@@ -43,11 +44,14 @@ const UNKNOWN: u8 = 2;
 #[error("the SMBIOS tables have {0} bytes, there is room for {room}", room = SMBIOS.end - SMBIOS.start)]
 pub struct TooLarge(pub usize);
 
-/// The bytes that belong at the beginning of [`SMBIOS`].
+/// The bytes that belong at the beginning of [`SMBIOS`]; none for a machine without names.
 ///
 /// # Errors
 /// When the strings are longer than validation allows.
 pub fn build(platform: &PlatformConfig) -> Result<Vec<u8>, TooLarge> {
+    if !has_names(platform) {
+        return Ok(Vec::new());
+    }
     let oem = (!platform.oem_strings.is_empty()).then(|| oem_strings(&platform.oem_strings));
     let all = [bios(), system(platform), chassis(platform)].into_iter().chain(oem).chain([Structure::new(127)]);
     let structures: Vec<u8> = (0..).zip(all).flat_map(|(handle, structure)| structure.bytes(handle)).collect();
@@ -55,6 +59,20 @@ pub fn build(platform: &PlatformConfig) -> Result<Vec<u8>, TooLarge> {
     tables.resize(STRUCTURES, 0);
     tables.extend(structures);
     if tables.len() as u64 > SMBIOS.end - SMBIOS.start { Err(TooLarge(tables.len())) } else { Ok(tables) }
+}
+
+fn has_names(platform: &PlatformConfig) -> bool {
+    let names = [
+        &platform.system_serial_number,
+        &platform.system_uuid,
+        &platform.system_manufacturer,
+        &platform.system_product_name,
+        &platform.system_version,
+        &platform.system_family,
+        &platform.system_sku_number,
+        &platform.chassis_asset_tag,
+    ];
+    names.into_iter().any(Option::is_some) || !platform.oem_strings.is_empty()
 }
 
 /// The 64-bit entry point (5.2.2) of so many bytes of structures.
@@ -256,8 +274,13 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_without_names_has_none() {
-        let all = read(&build(&platform("{}")).unwrap());
+    fn a_guest_without_names_has_no_tables() {
+        assert_eq!(build(&platform(r#"{"vfio_p2p_dma": true}"#)), Ok(vec![]));
+    }
+
+    #[test]
+    fn names_that_are_not_given_are_ours_or_none() {
+        let all = read(&build(&platform(r#"{"system_version": "2"}"#)).unwrap());
         assert_eq!(all.iter().map(|one| one.kind).collect::<Vec<_>>(), [0, 1, 3, 127]);
         assert_eq!(all[1].area[8..24], [0; 16]);
         assert_eq!((all[1].text(5), all[1].text(7)), ("vse-vmm", ""));

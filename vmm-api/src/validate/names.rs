@@ -57,7 +57,7 @@ pub(super) fn fill(config: &mut VmConfig) {
 pub(super) fn check(config: &VmConfig, findings: &mut Findings) {
     let mut copy = config.clone();
     let all = devices(&mut copy);
-    // Bus 0 has 32 device numbers, and the host bridge has the first.
+    // Bus 0 has 32 device numbers; the first is where a host bridge would be.
     findings.range("devices", all.len() as u64, 0..=31);
     let (mut ids, mut slots) = (BTreeMap::new(), BTreeMap::new());
     for device in &all {

@@ -41,7 +41,7 @@ fn bed(code: &[u8]) -> Bed {
     let output = folder.path().join("serial").display().to_string();
     let config = format!(
         r#"{{"payload": {{"kernel": "{kernel}", "cmdline": "quiet"}}, "memory": {{"size": 33554432}},
-             "cpus": {{"boot_vcpus": 2, "max_vcpus": 2}}, "pvpanic": true,
+             "cpus": {{"boot_vcpus": 2, "max_vcpus": 2}}, "pvpanic": true, "platform": {{"serial_number": "1"}},
              "serial": {{"mode": "File", "file": "{output}"}}}}"#
     );
     let config: VmConfig = serde_json::from_str(&config).unwrap();

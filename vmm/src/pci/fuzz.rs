@@ -1,4 +1,4 @@
-//! Hostile guests against the bus ([`crate::fuzzing`]): configuration space by both ways, BARs, MSI-X, virtio's registers,
+//! Hostile guests against the bus ([`crate::fuzzing`]): configuration space, hot plug, BARs, MSI-X, virtio's registers,
 //! pauses and snapshots in between.
 //!
 //! Whatever a guest does, nothing may panic, what is saved can be restored, and after a reset a driver can begin.
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use vm_memory::GuestAddress;
 
-use super::{ConfigPorts, Ecam, PciFunction, PciRoot, Windows};
+use super::{Ecam, PciFunction, PciRoot, Windows};
 use crate::bus::{Bus, BusDevice};
 use crate::fuzzing::{Shape, fuzz};
 use crate::interrupts::{Interrupts, Recorder};
@@ -24,7 +24,6 @@ struct Guest {
     bus: Arc<Bus>,
     root: Arc<PciRoot>,
     ecam: Ecam,
-    ports: ConfigPorts,
     chip: Arc<Recorder>,
     wiring: Wiring,
 }
@@ -37,8 +36,8 @@ impl Guest {
         let root = PciRoot::new(bus.clone(), Windows { low: layout::PCI_WINDOW_32, high: 0..0 });
         let vm: Arc<dyn Doorbells> = Arc::new(kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap());
         let wiring = Wiring { memory, interrupts: Interrupts::new(chip.clone()), doorbells: vm, slot: 0 };
-        let (ecam, ports) = (Ecam(root.clone()), ConfigPorts(root.clone()));
-        let guest = Self { bus, root, ecam, ports, chip, wiring };
+        let ecam = Ecam(root.clone());
+        let guest = Self { bus, root, ecam, chip, wiring };
         for slot in [1, 2] {
             let function = VirtioPci::new(Box::new(Rng::new(None).unwrap()), guest.wiring(slot)).unwrap();
             guest.root.add(slot, Arc::new(function)).unwrap();
@@ -67,8 +66,8 @@ impl Guest {
         match what % 10 {
             0 => drop(self.ecam.write(in_ecam, data)),
             1 => self.ecam.read(in_ecam, data),
-            2 => drop(self.ports.write(place % 8, data)),
-            3 => self.ports.read(place % 8, data),
+            2 => drop(self.root.unplug(slot)),
+            3 => drop((self.root.take_plugged(), self.root.take_unplugging())),
             4 => drop(self.bus.write(self.in_bar(slot, place), data)),
             5 => self.bus.read(self.in_bar(slot, place), data),
             6 => drop(self.bus.write(place, data)),
@@ -85,7 +84,7 @@ impl Guest {
 
     /// Whatever state a guest has brought a function into can be saved, and restored.
     fn move_to_another_process(&self, slot: u8) {
-        let Some(function) = self.root.function(slot).filter(|_| slot != 0) else { return };
+        let Some(function) = self.root.function(slot) else { return };
         function.pause();
         let Saved::State(unit) = function.save() else { panic!("it can be saved") };
         drop((function, self.root.eject(slot)));

@@ -1,29 +1,27 @@
 //! The PCI bus: a root complex with up to 32 functions on bus 0 (PCI Express Base Specification 6, section 7).
 //!
 //! ```text
-//!  ECAM, ports CF8/CFC ─► PciRoot ─ config ─► PciFunction: virtio-pci, VFIO, host bridge
-//!                            │ puts its BARs on the MMIO bus while they are decoded
-//!  MMIO bus ─────────────────┴────── BAR ───► PciFunction
+//!  ECAM ─────► PciRoot ─ config ─► PciFunction: virtio-pci, VFIO
+//!                 │ puts its BARs on the MMIO bus while they are decoded
+//!  MMIO bus ──────┴────── BAR ───► PciFunction
 //! ```
 //!
 //! What registers mean is pure ([`ConfigSpace`], [`Bars`], [`Msi`], [`Msix`], [`Windows`]); functions are shells around it.
 //! There are deliberately no bridges, no I/O BARs and no functions other than 0: nothing here needs them.
 
-mod access;
 mod bars;
 mod config;
+mod ecam;
 #[cfg(test)]
 mod fuzz;
-mod host_bridge;
 mod msi;
 mod msix;
 mod root;
 mod windows;
 
-pub use access::{ConfigPorts, Ecam};
 pub use bars::{Bar, Bars};
 pub use config::{ConfigSpace, Identity, capability, command, register};
-pub use host_bridge::HostBridge;
+pub use ecam::Ecam;
 pub use msi::Msi;
 pub use msix::{Msix, SavedMsix};
 pub use root::{PciRoot, PlugError};

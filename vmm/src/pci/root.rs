@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Effect, HostBridge, PciFunction, SLOTS, Windows};
+use super::{Effect, PciFunction, SLOTS, Windows};
 use crate::bus::{Bus, BusDevice, Request};
 use crate::snapshot::{InvalidState, Saved, Unit};
 
-/// Bus 0 and the functions on it, the host bridge in slot 0.
+/// Bus 0 and the functions on it. The root itself is none of them: a host bridge need not have configuration space (PCI
+/// Local Bus 3.0, 3.2.2.3), ACPI tells of it. Slot 0, where others have theirs, stays empty.
 ///
 /// Hot plug: [`PciRoot::plug`] and [`PciRoot::unplug`] set a bit that the guest's ACPI code takes, after an event has told
 /// it to look; when the guest has let go of a function it says so ([`Request::Eject`]), and [`PciRoot::eject`] takes it
@@ -23,8 +24,6 @@ pub struct PciRoot {
     placed: Mutex<[[Option<u64>; 6]; SLOTS as usize]>,
     plugged: AtomicU32,
     unplugging: AtomicU32,
-    /// What was written to port CF8.
-    port_address: AtomicU32,
 }
 
 type Slots = [Option<Arc<dyn PciFunction>>; SLOTS as usize];
@@ -34,7 +33,7 @@ type Slots = [Option<Arc<dyn PciFunction>>; SLOTS as usize];
 #[non_exhaustive]
 pub enum PlugError {
     /// No slot is free.
-    #[error("all {SLOTS} PCI slots are taken")]
+    #[error("all PCI slots are taken")]
     Full,
     /// This slot is not free.
     #[error("PCI slot {0} is taken, or there is no such slot")]
@@ -48,29 +47,25 @@ pub enum PlugError {
 }
 
 const KIND: &str = "pci-root";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct State {
     plugged: u32,
     unplugging: u32,
-    port_address: u32,
 }
 
 impl PciRoot {
-    /// A bus with nothing but the host bridge; BARs will be on `bus`, in `windows`.
+    /// An empty bus; BARs will be on `bus`, in `windows`.
     #[must_use]
     pub fn new(bus: Arc<Bus>, windows: Windows) -> Arc<Self> {
-        let mut slots = Slots::default();
-        slots[0] = Some(Arc::new(HostBridge::default()));
         Arc::new(Self {
             bus,
             windows,
-            slots: RwLock::new(slots),
+            slots: RwLock::default(),
             placed: Mutex::default(),
             plugged: AtomicU32::new(0),
             unplugging: AtomicU32::new(0),
-            port_address: AtomicU32::new(0),
         })
     }
 
@@ -80,7 +75,7 @@ impl PciRoot {
     /// When it, or all of them, are taken.
     pub fn free_slot(&self, wanted: Option<u8>, among: Range<u8>) -> Result<u8, PlugError> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
-        let is_free = |slot: u8| slots.get(usize::from(slot)).is_some_and(Option::is_none);
+        let is_free = |slot: u8| slot != 0 && slots.get(usize::from(slot)).is_some_and(Option::is_none);
         match wanted {
             Some(slot) => is_free(slot).then_some(slot).ok_or(PlugError::Taken(slot)),
             None => among.into_iter().find(|&slot| is_free(slot)).ok_or(PlugError::Full),
@@ -121,10 +116,9 @@ impl PciRoot {
         Ok(())
     }
 
-    /// Asks the guest to let go of a function; false when there is none, or it is the host bridge. An event has to tell
-    /// the guest afterwards.
+    /// Asks the guest to let go of a function; false when there is none. An event has to tell the guest afterwards.
     pub fn unplug(&self, slot: u8) -> bool {
-        let is_there = slot != 0 && self.function(slot).is_some();
+        let is_there = self.function(slot).is_some();
         if is_there {
             self.unplugging.fetch_or(1 << slot, Ordering::AcqRel);
         }
@@ -143,11 +137,11 @@ impl PciRoot {
         self.unplugging.swap(0, Ordering::AcqRel)
     }
 
-    /// Takes a function away, at once; nothing for the host bridge.
+    /// Takes a function away, at once.
     pub fn eject(&self, slot: u8) -> Option<Arc<dyn PciFunction>> {
         let function = {
             let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-            slots.get_mut(usize::from(slot)).filter(|_| slot != 0)?.take()?
+            slots.get_mut(usize::from(slot))?.take()?
         };
         for pending in [&self.plugged, &self.unplugging] {
             pending.fetch_and(!(1 << slot), Ordering::AcqRel);
@@ -183,7 +177,7 @@ impl PciRoot {
             let _ = self.assign(function.as_ref());
         }
         self.remap();
-        for state in [&self.plugged, &self.unplugging, &self.port_address] {
+        for state in [&self.plugged, &self.unplugging] {
             state.store(0, Ordering::Release);
         }
     }
@@ -193,11 +187,7 @@ impl PciRoot {
     pub fn save(&self) -> Saved {
         let load = |state: &AtomicU32| state.load(Ordering::Acquire);
         let (plugged, unplugging) = (load(&self.plugged), load(&self.unplugging));
-        Saved::State(Unit::encode(
-            KIND,
-            VERSION,
-            &State { plugged, unplugging, port_address: load(&self.port_address) },
-        ))
+        Saved::State(Unit::encode(KIND, VERSION, &State { plugged, unplugging }))
     }
 
     /// Takes over what [`PciRoot::save`] gave.
@@ -205,19 +195,10 @@ impl PciRoot {
     /// # Errors
     /// When it did not.
     pub fn restore(&self, unit: &Unit) -> Result<(), InvalidState> {
-        let State { plugged, unplugging, port_address } = unit.decode(KIND, VERSION)?;
+        let State { plugged, unplugging } = unit.decode(KIND, VERSION)?;
         self.plugged.store(plugged, Ordering::Release);
         self.unplugging.store(unplugging, Ordering::Release);
-        self.port_address.store(port_address, Ordering::Release);
         Ok(())
-    }
-
-    pub(super) fn port_address(&self) -> u32 {
-        self.port_address.load(Ordering::Acquire)
-    }
-
-    pub(super) fn set_port_address(&self, address: u32) {
-        self.port_address.store(address, Ordering::Release);
     }
 
     /// Reads configuration space; what nobody answers stays as it is (all ones).
