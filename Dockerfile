@@ -14,11 +14,11 @@ ENV CARGO_ENCODED_RUSTFLAGS="-Ctarget-feature=+crt-static"
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --locked --release --target x86_64-unknown-linux-gnu \
-        --package vse-operator --package vse-node-runtime --package vse-init --package vse-launcher \
-        --package vse-vmm && \
+        --package vse-operator --package vse-node-runtime --package vse-init --package vse-launcher && \
+    cargo build --locked --profile vmm --target x86_64-unknown-linux-gnu --package vse-vmm && \
     mkdir /out && \
-    cd target/x86_64-unknown-linux-gnu/release && \
-    cp vse-operator vse-node-runtime vse-init vse-launcher vse-vmm /out/
+    cd target/x86_64-unknown-linux-gnu && \
+    cp release/vse-operator release/vse-node-runtime release/vse-init release/vse-launcher vmm/vse-vmm /out/
 
 FROM scratch AS operator
 COPY --from=build /out/vse-operator /vse-operator

@@ -17,13 +17,26 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Where each program of the last build lies.
 pub(super) type Built = BTreeMap<&'static str, PathBuf>;
 
+/// Our VMM's package, and the profile (`Cargo.toml`) that is its alone.
+const VMM: (&str, &str) = ("vse-vmm", "vmm");
+
 /// Builds `programs` (package names, which are their binaries' names) for release, linked statically.
 pub(super) fn build(root: &Path, programs: &[&'static str]) -> Result<Built> {
+    let (vmm, others): (Vec<_>, Vec<_>) = programs.iter().partition(|program| **program == VMM.0);
+    let mut built = build_with(root, "release", &others)?;
+    built.extend(build_with(root, VMM.1, &vmm)?);
+    Ok(built)
+}
+
+fn build_with(root: &Path, profile: &str, programs: &[&'static str]) -> Result<Built> {
+    if programs.is_empty() {
+        return Ok(Built::new());
+    }
     let target_dir = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(root)
-        .args(["build", "--quiet", "--locked", "--release", "--target", TARGET])
+        .args(["build", "--quiet", "--locked", "--profile", profile, "--target", TARGET])
         .arg("--target-dir")
         .arg(&target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(root)?.join("\x1f"));
@@ -33,7 +46,7 @@ pub(super) fn build(root: &Path, programs: &[&'static str]) -> Result<Built> {
     if !cargo.status().context("starting cargo")?.success() {
         bail!("cargo could not build {}", programs.join(", "));
     }
-    let from = target_dir.join(TARGET).join("release");
+    let from = target_dir.join(TARGET).join(profile);
     Ok(programs.iter().map(|program| (*program, from.join(program))).collect())
 }
 
