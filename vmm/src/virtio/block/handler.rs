@@ -87,12 +87,13 @@ impl BlockHandler {
                 left -= 1;
             }
             self.reap();
-            let Some(Some(queue)) = self.queues.get_mut(index) else { return };
-            queue.signal();
+            // What was done may be of any queue.
+            self.signal_all();
             if self.is_stalled && self.free.is_empty() && self.ring.is_some() {
                 // What is done next makes room, and this queue has its turn again.
                 return;
             }
+            let Some(Some(queue)) = self.queues.get_mut(index) else { return };
             if left == 0 {
                 queue.notify_self();
                 return;
