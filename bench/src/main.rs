@@ -12,6 +12,7 @@ mod initramfs;
 mod kvm;
 mod measure;
 mod memory;
+mod pin;
 mod steps;
 mod table;
 mod tap;
@@ -41,10 +42,14 @@ struct Options {
     /// Contenders, the first one being what the others are compared with.
     #[arg(long, value_delimiter = ',', default_values = ["q35", "microvm", "vmm"])]
     contenders: Vec<Contender>,
+    /// Runs of each contender, in turn, of `boot`, `start`, `block` and `net`.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
+    tries: u8,
     /// How long the loop of `compute` runs, in seconds.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// A CPU of the host for `compute` to pin its one vCPU to; better one that nobody else uses.
+    /// The host's CPU that `compute`, `block` and `net` pin their one vCPU to, and the VMM's other threads to the next
+    /// one; better two that nobody else uses.
     #[arg(long, default_value_t = 1)]
     cpu: u32,
     /// Most instructions that `instructions` counts of one contender: some 10,000 a second where all is emulated. By
@@ -79,7 +84,7 @@ fn main() -> Result<()> {
     let options = Options::parse();
     ensure!(rustix::process::getuid().is_root(), "vse-bench has to read KVM's counters: run it as root");
     let assets = Assets::new(&options.vmm, &options.guest, &options.kernel)?;
-    let contenders = &options.contenders;
+    let (contenders, tries) = (&options.contenders, usize::from(options.tries));
     let measures = match options.measures.as_slice() {
         [] => Measure::value_variants(),
         some => some,
@@ -87,13 +92,13 @@ fn main() -> Result<()> {
     let mut failed = 0;
     for measure in measures {
         let table = match measure {
-            Measure::Boot => measure::boot::run(&assets, contenders),
+            Measure::Boot => measure::boot::run(&assets, contenders, tries),
             Measure::Memory => measure::memory::run(&assets, contenders),
-            Measure::Start => measure::start::run(&assets, contenders),
+            Measure::Start => measure::start::run(&assets, contenders, tries),
             Measure::Instructions => measure::instructions::run(&assets, contenders, options.steps),
             Measure::Compute => measure::compute::run(&assets, contenders, options.seconds, options.cpu),
-            Measure::Block => measure::block::run(&assets, contenders),
-            Measure::Net => measure::net::run(&assets, contenders),
+            Measure::Block => measure::block::run(&assets, contenders, tries, options.cpu),
+            Measure::Net => measure::net::run(&assets, contenders, tries, options.cpu),
             Measure::Snapshot => measure::snapshot::run(&assets),
         };
         match table {

@@ -5,7 +5,6 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 
-use super::TRIES;
 use super::boot::MEMORY;
 use super::flow::{self, Flow};
 use crate::contender::{Contender, Machine};
@@ -17,14 +16,14 @@ const DISK: usize = 256;
 /// Reads of one run.
 const READS: u32 = 20_000;
 
-pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
+pub fn run(assets: &Assets, contenders: &[Contender], tries: usize, cpu: u32) -> Result<Table> {
     let path = assets.directory.path().join("disk");
     let mut disk = File::create(&path)?;
     let block = vec![0x5A; 1 << 20];
     (0..DISK).try_for_each(|_| disk.write_all(&block)).context("writing the disk")?;
 
-    let title = format!("virtio-blk: {READS} random reads of 4 KiB, 32 in flight, best of {TRIES}");
-    flow::table(title, "read", contenders, |contender| {
+    let title = format!("virtio-blk: {READS} random reads of 4 KiB, 32 in flight");
+    flow::table("block", title, "read", contenders, tries, |contender| {
         let machine = Machine {
             vcpus: 1,
             memory: MEMORY,
@@ -32,6 +31,6 @@ pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
             disk: Some(path.clone()),
             ..Machine::default()
         };
-        Flow::of(Guest::start(contender, assets, &machine)?, READS)
+        Flow::of(Guest::start(contender, assets, &machine)?, READS, cpu)
     })
 }

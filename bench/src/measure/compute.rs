@@ -4,12 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 
 use super::boot::MEMORY;
 use crate::contender::{Contender, Machine};
 use crate::guest::{Assets, Guest, command_line};
 use crate::kvm::UserExits;
+use crate::pin::pin;
 use crate::table::{Table, ratio};
 
 pub fn run(assets: &Assets, contenders: &[Contender], seconds: u32, cpu: u32) -> Result<Table> {
@@ -43,7 +43,7 @@ fn one(assets: &Assets, contender: Contender, seconds: u32, cpu: u32) -> Result<
     let user = UserExits::start()?;
     let mut guest = Guest::start(contender, assets, &machine)?;
     guest.begun()?;
-    pin_vcpu(guest.pid(), cpu)?;
+    pin(guest.pid(), cpu)?;
     // Past the beginning and short of the end, where the guest says something.
     thread::sleep(Duration::from_secs(2));
     let (before, user_before) = (guest.counters()?, user.of(guest.pid())?);
@@ -52,20 +52,4 @@ fn one(assets: &Assets, contender: Contender, seconds: u32, cpu: u32) -> Result<
     let span = f64::from(seconds.saturating_sub(4).max(1));
     let rounds = guest.result()?["rounds"].as_f64().context("the guest counted rounds")?;
     Ok((user_after - user_before, (&after - &before).exits() as f64 / span, rounds))
-}
-
-/// The vCPU's thread is the one that has used the most time by now.
-fn pin_vcpu(pid: u32, cpu: u32) -> Result<()> {
-    let mut busiest = (0, 0);
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let thread = thread?;
-        let stat = std::fs::read_to_string(thread.path().join("stat"))?;
-        // Fields 14 and 15 (proc_pid_stat(5)), counted from behind the name, which may hold anything.
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        let field = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-        busiest = busiest.max((field(11) + field(12), thread.file_name().to_string_lossy().parse::<i32>()?));
-    }
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu as usize);
-    sched_setaffinity(Pid::from_raw(busiest.1), &cpus).context("pinning the vCPU")
 }

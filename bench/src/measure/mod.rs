@@ -10,31 +10,30 @@ pub mod net;
 pub mod snapshot;
 pub mod start;
 
+use std::io::{self, Write};
+
 use anyhow::{Context, Result};
 
 use crate::contender::Contender;
 
-/// Runs of each contender, where what is measured depends on what else the host does.
-const TRIES: usize = 3;
-
-/// Measures all contenders one after the other, and that [`TRIES`] times over: what disturbs the host for a while then
-/// disturbs all of them. `best` makes one of two results of a contender's.
+/// Measures all contenders one after the other, and that `tries` times over: what disturbs the host for a while then
+/// disturbs all of them. Returns all results of each. `what` and `say` tell of each as it comes, for it takes a while.
 fn in_turn<T>(
+    what: &str,
     contenders: &[Contender],
+    tries: usize,
     mut measure: impl FnMut(Contender) -> Result<T>,
-    best: impl Fn(T, T) -> T,
-) -> Result<Vec<(Contender, T)>> {
-    let mut results: Vec<Option<T>> = contenders.iter().map(|_| None).collect();
-    for _ in 0..TRIES {
-        for (&contender, result) in contenders.iter().zip(&mut results) {
-            let new = measure(contender).with_context(|| contender.to_string())?;
-            *result = Some(match result.take() {
-                Some(old) => best(old, new),
-                None => new,
-            });
+    say: impl Fn(&T) -> String,
+) -> Result<Vec<(Contender, Vec<T>)>> {
+    let mut results: Vec<_> = contenders.iter().map(|&contender| (contender, Vec::new())).collect();
+    for number in 1..=tries {
+        for (contender, results) in &mut results {
+            let result = measure(*contender).with_context(|| contender.to_string())?;
+            writeln!(io::stderr(), "{what} {number}/{tries}: {contender}: {}", say(&result))?;
+            results.push(result);
         }
     }
-    Ok(contenders.iter().copied().zip(results).filter_map(|(contender, result)| Some((contender, result?))).collect())
+    Ok(results)
 }
 
 #[cfg(test)]
@@ -49,8 +48,8 @@ mod tests {
             order.push(contender);
             Ok(order.len())
         };
-        let results = in_turn(&contenders, measure, usize::max).unwrap();
-        assert_eq!(results, [(Contender::Q35, 2 * TRIES - 1), (Contender::Vmm, 2 * TRIES)]);
-        assert_eq!(order, contenders.repeat(TRIES));
+        let results = in_turn("order", &contenders, 2, measure, usize::to_string).unwrap();
+        assert_eq!(results, [(Contender::Q35, vec![1, 3]), (Contender::Vmm, vec![2, 4])]);
+        assert_eq!(order, contenders.repeat(2));
     }
 }

@@ -7,17 +7,18 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::boot::MEMORY;
-use super::{TRIES, in_turn};
+use super::in_turn;
 use crate::contender::{Contender, Machine};
 use crate::guest::{Assets, Guest, command_line, wait_for};
 use crate::table::{Table, ratio};
 
-pub fn run(assets: &Assets, contenders: &[Contender]) -> Result<Table> {
-    let title = format!("From exec to the guest's first instruction (1 vCPU, {MEMORY} MiB), best of {TRIES}");
+pub fn run(assets: &Assets, contenders: &[Contender], tries: usize) -> Result<Table> {
+    let title = format!("From exec to the guest's first instruction (1 vCPU, {MEMORY} MiB), best of {tries}");
     let mut table = Table::new(title, &["", "time", "ratio", "system calls", "ratio"]);
     let one = |contender: Contender| time(&contender.command(assets, &machine()));
     let mut base = None;
-    for (contender, best) in in_turn(contenders, one, Duration::min)? {
+    for (contender, times) in in_turn("start", contenders, tries, one, |time| format!("{time:.1?}"))? {
+        let best = times.into_iter().min().context("no run")?;
         let calls = system_calls(assets, &contender.command(assets, &machine()))? as f64;
         let time = best.as_secs_f64();
         let (time_base, calls_base) = *base.get_or_insert((time, calls));
