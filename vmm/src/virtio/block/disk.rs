@@ -158,8 +158,8 @@ impl Disk {
     }
 }
 
-/// Whether holes can be made, tried where there is nothing: behind the end. A block device has no such place; there
-/// the kernel writes zeroes itself when the device can't clear blocks.
+/// Whether holes can be made, tried where there is nothing: behind the end. A block device has no such place; a
+/// request that it can't carry out is answered so.
 fn can_punch(file: &File, size: u64) -> bool {
     let is_device = file.metadata().is_ok_and(|status| !status.is_file());
     let behind = size.next_multiple_of(u64::from(PAGE));

@@ -22,6 +22,9 @@ const RING: u64 = 1 << 32;
 /// Requests of one queue in a row before the others have their turn.
 const TURN: usize = 64;
 
+/// Turns of all queues in a row before this thread looks what else is wanted of it.
+const TURNS: usize = 16;
+
 /// What the thread owns.
 pub struct BlockHandler {
     disk: Arc<Disk>,
@@ -78,27 +81,35 @@ impl BlockHandler {
         }
     }
 
-    fn serve(&mut self, index: usize) {
-        let mut left = TURN;
-        loop {
-            let Some(Some(queue)) = self.queues.get_mut(index) else { return };
-            queue.suppress_notifications();
-            while left > 0 && self.take(index) {
-                left -= 1;
+    /// Serves all queues, for they share the ring, until they are empty or no more can be under way.
+    fn serve(&mut self) {
+        for _ in 0..TURNS {
+            self.is_stalled = false;
+            for index in 0..self.queues.len() {
+                self.take_turn(index);
             }
             self.reap();
-            // What was done may be of any queue.
             self.signal_all();
             if self.is_stalled && self.free.is_empty() && self.ring.is_some() {
-                // What is done next makes room, and this queue has its turn again.
+                // What is done next makes room.
                 return;
             }
-            let Some(Some(queue)) = self.queues.get_mut(index) else { return };
-            if left == 0 {
-                queue.notify_self();
+            let has_more = |more, queue: &mut DeviceQueue| queue.enable_notifications() | more;
+            if !self.queues.iter_mut().flatten().fold(false, has_more) {
                 return;
             }
-            if !queue.enable_notifications() {
+        }
+        // Whoever else wants this thread has a turn.
+        if let Some(queue) = self.queues.iter().flatten().next() {
+            queue.notify_self();
+        }
+    }
+
+    fn take_turn(&mut self, index: usize) {
+        let Some(Some(queue)) = self.queues.get_mut(index) else { return };
+        queue.suppress_notifications();
+        for _ in 0..TURN {
+            if !self.take(index) {
                 return;
             }
         }
@@ -156,12 +167,17 @@ impl BlockHandler {
             Request::Write(Extent { offset, .. }) => {
                 ring.transfer(number, Direction::Write(self.write_flags), offset, parts.input, alignment)
             }
+            // Durable at once too, which takes a flush.
+            Request::Discard(_) | Request::Zero(..) if self.write_flags != 0 => false,
             Request::Discard(extent) | Request::Zero(extent, true) => ring.fallocate(number, extent, PUNCH),
             Request::Zero(extent, false) => ring.fallocate(number, extent, ZERO),
             Request::Flush | Request::Id => ring.flush(number),
         });
         if !is_begun {
-            let done = self.disk.manage(&request);
+            let mut done = self.disk.manage(&request);
+            if self.write_flags != 0 && matches!(request, Request::Discard(_) | Request::Zero(..)) {
+                done = done.and_then(|()| self.disk.manage(&Request::Flush));
+            }
             self.conclude(number, done.map(|()| 0));
         }
     }
@@ -229,11 +245,6 @@ impl BlockHandler {
     fn signal_all(&mut self) {
         self.queues.iter_mut().flatten().for_each(DeviceQueue::signal);
     }
-
-    fn serve_all(&mut self) {
-        self.is_stalled = false;
-        (0..self.queues.len()).for_each(|index| self.serve(index));
-    }
 }
 
 impl Handler for BlockHandler {
@@ -244,25 +255,18 @@ impl Handler for BlockHandler {
         if let Some(ring) = &self.ring {
             poll.add(ring, EventSet::IN, RING)?;
         }
-        self.serve_all();
+        self.serve();
         Ok(())
     }
 
     fn ready(&mut self, token: u64, _events: EventSet, _poll: &Poll) {
         if token == RING {
             self.reap();
-            self.signal_all();
-            if self.is_stalled {
-                self.serve_all();
-            }
-            return;
-        }
-        let index = token as usize;
-        if let Some(Some(queue)) = self.queues.get(index) {
+        } else if let Some(Some(queue)) = self.queues.get(token as usize) {
             // Readable means that it has a count; it is not of interest.
             let _ = queue.notified().read();
         }
-        self.serve(index);
+        self.serve();
     }
 
     fn stop(&mut self) {

@@ -264,3 +264,24 @@ fn each_queue_hears_of_what_is_done_while_another_is_served() {
         }
     }
 }
+
+#[test]
+fn a_queue_that_found_no_room_is_served_whoever_makes_room() {
+    const FLUSHES: u16 = 150;
+    let file = image();
+    let mut bench = bench(&file, &BlockOptions { queue_size: 512, ..options() });
+    for _ in 0..50 {
+        let (flush, id) = (bench.header(4, 0), bench.header_at(HEADER + 0x20, 8, 0));
+        for _ in 0..FLUSHES {
+            bench.rings[1].add(&[flush, output(STATUS, 1)]);
+        }
+        bench.rings[1].kick();
+        // Done at once, and each time the device sees what the kernel has done meanwhile.
+        for _ in 0..40 {
+            assert_eq!(bench.exchange(0, &[id, output(DATA, 20), output(STATUS + 1, 1)]), 21);
+        }
+        for _ in 0..FLUSHES {
+            bench.rings[1].wait(&bench.recorder);
+        }
+    }
+}

@@ -111,11 +111,13 @@ impl Uring {
             return;
         }
         // Interrupted, or short of memory: again.
-        while self
-            .ring
-            .submit_and_wait(usize::from(wait))
-            .is_err_and(|error| matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)))
-        {
+        loop {
+            match self.ring.submit_and_wait(usize::from(wait)) {
+                Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => return,
+                // All of it: short of memory, the kernel may take a part.
+                Ok(_) if self.ring.submission().is_empty() => return,
+                Ok(_) | Err(_) => {}
+            }
         }
     }
 
