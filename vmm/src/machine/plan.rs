@@ -122,6 +122,8 @@ fn zones(config: &MemoryConfig) -> Vec<Zone> {
         shared: zone.shared,
         cell: zone.host_numa_node,
         prefault: zone.prefault,
+        thp: config.thp,
+        reserve: zone.reserve,
     });
     zones.collect()
 }

@@ -39,9 +39,10 @@ impl<'a> Area<'a> {
         Self { mapping }
     }
 
-    /// Asks for transparent huge pages.
-    pub(super) fn prefer_huge_pages(self) {
-        let _ = self.advise(0, self.mapping.size(), Advice::LinuxHugepage);
+    /// Asks for transparent huge pages, or for none.
+    pub(super) fn advise_huge_pages(self, wanted: bool) {
+        let advice = if wanted { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage };
+        let _ = self.advise(0, self.mapping.size(), advice);
     }
 
     /// Binds all pages to `cell`.

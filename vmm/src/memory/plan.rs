@@ -17,6 +17,10 @@ pub struct Zone {
     pub cell: Option<u32>,
     /// Whether its pages are taken before the guest starts.
     pub prefault: bool,
+    /// Whether the host may back it with transparent huge pages.
+    pub thp: bool,
+    /// Whether the host sets swap aside for it (`Documentation/mm/overcommit-accounting.rst`).
+    pub reserve: bool,
 }
 
 /// What backs a zone.
@@ -116,7 +120,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn zone(size: u64, page: PageSize) -> Zone {
-        Zone { id: "z".into(), size, page, shared: false, cell: None, prefault: false }
+        Zone { id: "z".into(), size, page, shared: false, cell: None, prefault: false, thp: true, reserve: false }
     }
 
     #[test]

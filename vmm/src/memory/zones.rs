@@ -38,6 +38,18 @@ pub enum MemoryError {
         /// How many there are.
         free: u64,
     },
+    /// A cell has too little memory.
+    #[error("memory zone {id:?} needs {needed} bytes on host cell {cell}, which has {available} available")]
+    TooLittle {
+        /// The zone.
+        id: String,
+        /// The host cell.
+        cell: u32,
+        /// Bytes that zones on it need up to this one.
+        needed: u64,
+        /// Bytes that there are, what the host could let go of among them.
+        available: u64,
+    },
     /// The host has no such cell.
     #[error("memory zone {id:?}: the host has no cell {cell}")]
     NoSuchCell {
@@ -83,6 +95,7 @@ pub fn allocate(zones: &[Zone]) -> Result<GuestMemory, MemoryError> {
     let regions = plan::place(zones)?;
     check_cells(zones)?;
     check_huge_pages(zones, free_huge_pages)?;
+    check_memory(zones, available)?;
     let mut files: Vec<Option<Arc<fs::File>>> = Vec::with_capacity(zones.len());
     for zone in zones {
         files.push(file(zone)?);
@@ -115,6 +128,20 @@ fn check_huge_pages(zones: &[Zone], free: impl Fn(Option<u32>, PageSize) -> u64)
     Ok(())
 }
 
+/// The same for zones of small pages on a cell: bound to it, they would bring out the kernel's OOM killer.
+fn check_memory(zones: &[Zone], available: impl Fn(u32) -> Option<u64>) -> Result<(), MemoryError> {
+    for (index, zone) in zones.iter().enumerate() {
+        let Some(cell) = zone.cell.filter(|_| zone.page == PageSize::Base) else { continue };
+        let same = zones[..=index].iter().filter(|other| other.page == zone.page && other.cell == zone.cell);
+        let needed = same.map(|zone| zone.size).sum();
+        // Where the kernel does not tell, taking the pages does.
+        if let Some(available) = available(cell).filter(|available| *available < needed) {
+            return Err(MemoryError::TooLittle { id: zone.id.clone(), cell, needed, available });
+        }
+    }
+    Ok(())
+}
+
 /// The kernel has at most so many cells (MAX_NUMNODES with the largest NODES_SHIFT, 10).
 const MAX_CELLS: u32 = 1024;
 
@@ -139,6 +166,21 @@ fn free_huge_pages(cell: Option<u32>, page: PageSize) -> u64 {
     fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
+/// Bytes of a cell's that are free, or hold what can be read again.
+fn available(cell: u32) -> Option<u64> {
+    available_of(&fs::read_to_string(format!("/sys/devices/system/node/node{cell}/meminfo")).ok()?)
+}
+
+/// Of lines like `Node 0 MemFree:  123 kB`.
+fn available_of(meminfo: &str) -> Option<u64> {
+    let kibibytes = |name: &str| {
+        let line = meminfo.lines().find(|line| line.split_whitespace().nth(2) == Some(name))?;
+        line.split_whitespace().nth(3)?.parse::<u64>().ok()
+    };
+    let parts = ["MemFree:", "Active(file):", "Inactive(file):", "SReclaimable:"].map(kibibytes);
+    parts.into_iter().try_fold(0_u64, |sum, part| Some(sum.saturating_add(part?.saturating_mul(1 << 10))))
+}
+
 /// The memory file of a zone that other processes may map, or that huge pages back.
 fn file(zone: &Zone) -> Result<Option<Arc<fs::File>>, MemoryError> {
     let kind = match zone.page {
@@ -161,6 +203,7 @@ fn map(zone: &Zone, region: &Region, file: Option<&Arc<fs::File>>) -> Result<Mma
     let size = usize::try_from(region.size).unwrap_or(usize::MAX);
     let (file, flags) = match file {
         Some(file) => (Some(FileOffset::from_arc(Arc::clone(file), region.offset)), libc::MAP_SHARED),
+        None if zone.reserve => (None, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
         None => (None, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE),
     };
     MmapRegion::build(file, size, libc::PROT_READ | libc::PROT_WRITE, flags).map_err(|error| match error {
@@ -180,7 +223,7 @@ fn settle(zone: &Zone, mapping: &MmapRegion) -> Result<(), MemoryError> {
     let failed = |what| move |source| MemoryError::Host { id: zone.id.clone(), what, source };
     if zone.page == PageSize::Base && !zone.shared {
         // Advice only: where the host has no transparent huge pages, small ones serve.
-        area.prefer_huge_pages();
+        area.advise_huge_pages(zone.thp);
     }
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let placement = match zone.cell {
@@ -204,7 +247,8 @@ mod tests {
     use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
     fn zone(id: &str, pages: u64, page: PageSize, cell: Option<u32>) -> Zone {
-        Zone { id: id.into(), size: pages * page.bytes(), page, shared: false, cell, prefault: false }
+        let size = pages * page.bytes();
+        Zone { id: id.into(), size, page, shared: false, cell, prefault: false, thp: true, reserve: false }
     }
 
     #[test]
@@ -240,5 +284,29 @@ mod tests {
         assert_eq!(error.to_string(), "memory zone \"a\": the host has no cell 999");
         let error = allocate(&[zone("a", 1, PageSize::Base, Some(999))]).unwrap_err();
         assert!(matches!(error, MemoryError::NoSuchCell { cell: 999, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_cell_with_too_little_memory_is_named() {
+        let zones = [
+            zone("a", 2, PageSize::Base, Some(1)),
+            zone("b", 9, PageSize::Base, None),
+            zone("c", 9, PageSize::Huge2M, Some(1)),
+            zone("d", 3, PageSize::Base, Some(1)),
+        ];
+        check_memory(&zones, |_| Some(5 * 4096)).unwrap();
+        check_memory(&zones, |_| None).unwrap();
+        let error = check_memory(&zones, |_| Some(5 * 4096 - 1)).unwrap_err();
+        let expected = "memory zone \"d\" needs 20480 bytes on host cell 1, which has 20479 available";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn what_a_cell_has_available() {
+        let meminfo = "Node 1 MemTotal:       99 kB\nNode 1 MemFree:        1 kB\nNode 1 Active(file):   20 kB\n\
+                       Node 1 Inactive(file): 300 kB\nNode 1 SReclaimable:   4000 kB\n";
+        assert_eq!(available_of(meminfo), Some(4321 << 10));
+        assert_eq!(available_of(&meminfo.replace("MemFree", "Free")), None);
+        assert!(available(0).is_some_and(|bytes| bytes > 0));
     }
 }
