@@ -9,6 +9,8 @@ use crate::memory::{HotplugMethod, MemoryZoneConfig};
 
 /// Most vCPUs: APIC IDs beyond take x2APIC entries and interrupt remapping.
 pub const MAX_VCPUS: u32 = 254;
+/// The highest APIC ID that a vCPU can have and be interrupted by devices.
+const MAX_APIC_ID: u64 = 254;
 /// Most cells of a guest, and zones of its RAM.
 pub const MAX_CELLS: usize = 64;
 /// The kernel's own limit (`COMMAND_LINE_SIZE`), with the zero at its end.
@@ -67,6 +69,11 @@ fn cpus(config: &VmConfig, findings: &mut Findings) {
     if let Some(topology) = cpus.topology {
         let counts = [topology.threads_per_core, topology.cores_per_die, topology.dies_per_package, topology.packages];
         let product = counts.iter().map(|count| u64::from(*count)).product();
+        if highest_apic_id(counts) > MAX_APIC_ID {
+            let reason = "APIC IDs above 254, which a kernel without an IOMMU does not use: counts that are powers of two \
+                          leave fewer gaps";
+            findings.add("cpus.topology", Problem::NotSupported(reason));
+        }
         if product != u64::from(cpus.max_vcpus) {
             findings.add(
                 "cpus.topology",
@@ -93,6 +100,15 @@ fn cpus(config: &VmConfig, findings: &mut Findings) {
         }
         taken(&mut seen, affinity.vcpu, path, "vCPU", findings);
     }
+}
+
+/// With counts of threads, cores, dies and packages: each level's number takes as many bits as the level needs.
+fn highest_apic_id(counts: [u16; 4]) -> u64 {
+    let (id, _) = counts.iter().fold((0, 0), |(id, shift), count| {
+        let highest = u64::from(*count).saturating_sub(1);
+        (id | highest << shift, shift + (u64::BITS - highest.leading_zeros()))
+    });
+    id
 }
 
 fn memory(config: &VmConfig, findings: &mut Findings) {
