@@ -216,9 +216,12 @@ impl Handler for FsHandler {
     fn stop(&mut self) {
         for (ring, queue) in self.queues.iter_mut().enumerate().take(std::mem::take(&mut self.given)) {
             let Some(queue) = queue else { continue };
-            // Asking where it was stops the ring. Of a process that is gone there is nothing to know.
-            let _ = take(&self.server.frontend, ring, queue);
+            // Asking where it was stops the ring. From where it was given away, the ring would be served a second time.
+            if take(&self.server.frontend, ring, queue).is_err() {
+                queue.fail(Malformed::Abandoned);
+            }
             let _ = self.server.enable(ring, false);
+            self.relay.relay(queue.index().into(), queue);
         }
         self.relay.clear();
     }

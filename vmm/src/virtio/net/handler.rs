@@ -165,7 +165,10 @@ impl Handler for NetHandler {
         for path in &mut self.paths {
             match path {
                 Path::Here(path) => path.stop(),
-                Path::Kernel(path) => path.stop(),
+                Path::Kernel(path) => {
+                    path.stop();
+                    path.queues().into_iter().for_each(|queue| self.relay.relay(queue.index().into(), queue));
+                }
                 Path::Unused => {}
             }
         }

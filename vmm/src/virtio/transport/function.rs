@@ -232,7 +232,11 @@ impl Function {
             }
             Phase::Restored(states) => {
                 let used: Vec<_> = (0..).zip(&states).filter_map(|(i, state)| state.is_some().then_some(i)).collect();
-                self.activate(states)?;
+                if let Err(error) = self.activate(states) {
+                    // Its driver takes it to be at work.
+                    self.interrupt.needs_reset();
+                    return Err(error);
+                }
                 // What the driver has notified of before, nobody knows any more.
                 used.into_iter().for_each(|queue| self.bells.ring(queue));
             }

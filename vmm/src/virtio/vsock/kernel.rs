@@ -55,7 +55,10 @@ impl KernelVsock {
         let queues = [&self.receive, &self.transmit];
         (0..).zip(queues).try_for_each(|(ring, queue)| give(&self.vhost, ring, queue, poll, &mut self.relay, token))?;
         self.is_running = true;
-        self.set_running(true)
+        self.set_running(true)?;
+        // Stopped between two packets, it asks for no notification of the next one, and starting does not make it look.
+        self.transmit.notify_self();
+        Ok(())
     }
 
     /// Interrupts for a queue that has no vector.
@@ -74,6 +77,7 @@ impl KernelVsock {
                 let _ = take(&self.vhost, ring, queue);
             }
         }
+        self.queues().into_iter().for_each(|queue| self.relay.relay(queue.index().into(), queue));
         self.relay.clear();
     }
 
