@@ -244,6 +244,41 @@ fn add_hypervisor_timing(entries: &mut Vec<Entry>, options: &CpuidOptions) {
     entries.push(Entry { function: HYPERVISOR + 0x10, eax, ebx: APIC_BUS_KHZ, ..Default::default() });
 }
 
+/// Leaves and sub-leaves whose registers are features, one a bit, and bits that are not: what the guest's own settings
+/// make of them (OSXSAVE, OSPKE, MONITOR), and who it is.
+const FEATURES: [(u32, u32, [u32; 4]); 8] = [
+    // EBX holds the APIC ID, EAX the model.
+    (1, 0, [u32::MAX, u32::MAX, 1 << 27 | 1 << 3, 0]),
+    // EAX is the highest sub-leaf.
+    (7, 0, [u32::MAX, 0, 1 << 4, 0]),
+    (7, 1, [0, 0, 0, 0]),
+    (7, 2, [0, 0, 0, 0]),
+    // EBX and ECX are sizes.
+    (0xD, 0, [0, u32::MAX, u32::MAX, 0]),
+    (0xD, 1, [0, u32::MAX, 0, 0]),
+    (0x8000_0001, 0, [u32::MAX, u32::MAX, 0, 0]),
+    // EAX and ECX are widths and counts.
+    (0x8000_0008, 0, [u32::MAX, 0, u32::MAX, u32::MAX]),
+];
+
+/// Features of a saved guest's that one started here would not have, as (leaf, register, bits).
+#[must_use]
+pub fn missing(saved: &[Entry], here: &[Entry]) -> Vec<(u32, &'static str, u32)> {
+    let registers = |entries: &[Entry], function, index| {
+        let entry = entries.iter().find(|entry| (entry.function, entry.index) == (function, index));
+        entry.map_or([0; 4], |entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
+    };
+    let mut missing = Vec::new();
+    for (function, index, other) in FEATURES {
+        let (saved, here) = (registers(saved, function, index), registers(here, function, index));
+        for (place, name) in ["EAX", "EBX", "ECX", "EDX"].into_iter().enumerate() {
+            missing.push((function, name, saved[place] & !here[place] & !other[place]));
+        }
+    }
+    missing.retain(|(_, _, bits)| *bits != 0);
+    missing
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,5 +402,24 @@ mod tests {
         assert_eq!(find(&entries, HYPERVISOR, 0).eax, HYPERVISOR + 0x10);
         let timing = find(&entries, HYPERVISOR + 0x10, 0);
         assert_eq!([timing.eax, timing.ebx], [2_000_000, 1_000_000]);
+    }
+
+    #[test]
+    fn what_a_poorer_host_lacks() {
+        let entry = |function, index, [eax, ebx, ecx, edx]: [u32; 4]| Entry {
+            function,
+            index,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Entry::default()
+        };
+        let saved = [entry(1, 0, [7, 7, 1 << 27 | 1 << 12, 0]), entry(7, 0, [2, 1 << 8, 0, 0]), entry(7, 1, [1; 4])];
+        assert_eq!(missing(&saved, &saved), []);
+        let here = [entry(1, 0, [6, 6, 1 << 12, 0]), entry(7, 0, [0, 1 << 5, 0, 0])];
+        let all = [(7, "EBX", 1 << 8), (7, "EAX", 1), (7, "EBX", 1), (7, "ECX", 1), (7, "EDX", 1)];
+        assert_eq!(missing(&saved, &here), all);
+        assert_eq!(missing(&here, &saved), [(7, "EBX", 1 << 5)]);
     }
 }

@@ -8,12 +8,13 @@ use kvm_bindings::{
     CpuId, Msrs, Xsave, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
     kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{Cap, KvmNestedStateBuffer, VcpuFd};
 use serde::{Deserialize, Serialize};
+use zerocopy::IntoBytes;
 
 use crate::boot::Entry;
-use crate::hypervisor::HypervisorError;
 use crate::hypervisor::vm::failed;
+use crate::hypervisor::{Hypervisor, HypervisorError};
 
 /// All of a vCPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub struct VcpuState {
     /// Numbers and values.
     msrs: Vec<(u32, u64)>,
     events: kvm_vcpu_events,
+    /// What it knows of guests of its own (`struct kvm_nested_state`); none where the host can't nest.
+    pub nested: Option<Vec<u8>>,
 }
 
 /// `IA32_TSC`.
@@ -68,6 +71,15 @@ pub fn enter(vcpu: &VcpuFd, entry: Entry) -> Result<(), HypervisorError> {
     let reset = vcpu.get_sregs().map_err(failed("read special registers"))?;
     vcpu.set_sregs(&entry.special_registers(reset)).map_err(failed("set special registers"))?;
     vcpu.set_regs(&entry.registers()).map_err(failed("set registers"))
+}
+
+/// What a vCPU's CPUID says.
+///
+/// # Errors
+/// What KVM said.
+pub fn get_cpuid(vcpu: &VcpuFd) -> Result<Vec<kvm_cpuid_entry2>, HypervisorError> {
+    let cpuid = vcpu.get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES).map_err(failed("read CPUID"))?;
+    Ok(cpuid.as_slice().to_vec())
 }
 
 fn set_cpuid(vcpu: &VcpuFd, cpuid: &[kvm_cpuid_entry2]) -> Result<(), HypervisorError> {
@@ -107,49 +119,78 @@ fn get_msrs(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, Hyperviso
     Ok(found)
 }
 
-/// Reads all of a vCPU that is parked. `msrs` are those that KVM can save, `xsave_size` what `KVM_CAP_XSAVE2` says.
+/// What reading and writing a vCPU's state takes to know of the host.
+#[derive(Debug)]
+pub struct Extent {
+    /// MSRs that KVM can save.
+    pub msrs: Vec<u32>,
+    /// Bytes of the XSAVE area (`KVM_CAP_XSAVE2`).
+    pub xsave: usize,
+    /// Whether guests can have guests of their own (`KVM_CAP_NESTED_STATE`).
+    pub can_nest: bool,
+}
+
+impl Extent {
+    /// Asks KVM.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub fn of(hypervisor: &Hypervisor) -> Result<Self, HypervisorError> {
+        let msrs = hypervisor.kvm.get_msr_index_list().map_err(failed("read which MSRs there are"))?;
+        let xsave = hypervisor.vm.check_extension_int(Cap::Xsave2);
+        let can_nest = hypervisor.kvm.check_extension_int(Cap::NestedState) > 0;
+        Ok(Self { msrs: msrs.as_slice().to_vec(), xsave: usize::try_from(xsave).unwrap_or(0), can_nest })
+    }
+}
+
+/// Reads all of a vCPU that is parked.
 ///
 /// # Errors
 /// What KVM said.
-pub fn save(vcpu: &VcpuFd, msrs: &[u32], xsave_size: usize) -> Result<VcpuState, HypervisorError> {
+pub fn save(vcpu: &VcpuFd, extent: &Extent) -> Result<VcpuState, HypervisorError> {
     let mp_state = vcpu.get_mp_state().map_err(failed("read the vCPU's run state"))?;
     let regs = vcpu.get_regs().map_err(failed("read registers"))?;
     let sregs = vcpu.get_sregs().map_err(failed("read special registers"))?;
-    let xsave = get_xsave(vcpu, xsave_size)?;
+    let xsave = get_xsave(vcpu, extent.xsave)?;
     let xcrs = vcpu.get_xcrs().map_err(failed("read extended control registers"))?;
     let debug_registers = vcpu.get_debug_regs().map_err(failed("read debug registers"))?;
     let lapic = vcpu.get_lapic().map_err(failed("read the LAPIC"))?;
     let tsc_khz = vcpu.get_tsc_khz().ok();
-    let cpuid = vcpu.get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES).map_err(failed("read CPUID"))?;
-    let msrs = get_msrs(vcpu, msrs)?;
+    let cpuid = get_cpuid(vcpu)?;
+    let msrs = get_msrs(vcpu, &extent.msrs)?;
     let events = vcpu.get_vcpu_events().map_err(failed("read pending events"))?;
-    let cpuid = cpuid.as_slice().to_vec();
-    Ok(VcpuState { cpuid, tsc_khz, mp_state, regs, sregs, xsave, xcrs, debug_registers, lapic, msrs, events })
+    let nested = extent.can_nest.then(|| get_nested(vcpu)).transpose()?;
+    Ok(VcpuState { cpuid, tsc_khz, mp_state, regs, sregs, xsave, xcrs, debug_registers, lapic, msrs, events, nested })
 }
 
 /// Puts a parked vCPU into a saved state.
 ///
 /// # Errors
 /// What KVM said; the vCPU must not run then.
-pub fn restore(vcpu: &VcpuFd, state: &VcpuState, xsave_size: usize) -> Result<(), HypervisorError> {
+pub fn restore(vcpu: &VcpuFd, state: &VcpuState, extent: &Extent) -> Result<(), HypervisorError> {
     set_cpuid(vcpu, &state.cpuid)?;
     if let Some(khz) = state.tsc_khz
         && vcpu.get_tsc_khz().ok() != Some(khz)
     {
         vcpu.set_tsc_khz(khz).map_err(failed("set the TSC's frequency"))?;
     }
-    reset(vcpu, state, xsave_size)
+    reset(vcpu, state, extent)
 }
 
 /// Puts a parked vCPU into an earlier state of its own.
 ///
 /// # Errors
 /// What KVM said; the vCPU must not run then.
-pub fn reset(vcpu: &VcpuFd, state: &VcpuState, xsave_size: usize) -> Result<(), HypervisorError> {
+pub fn reset(vcpu: &VcpuFd, state: &VcpuState, extent: &Extent) -> Result<(), HypervisorError> {
     vcpu.set_mp_state(state.mp_state).map_err(failed("set the vCPU's run state"))?;
-    vcpu.set_regs(&state.regs).map_err(failed("set registers"))?;
     vcpu.set_sregs(&state.sregs).map_err(failed("set special registers"))?;
-    set_xsave(vcpu, &state.xsave, xsave_size)?;
+    if let Some(nested) = &state.nested {
+        // It takes EFER as just set; and a vCPU that leaves a guest of its own has that one's registers no more.
+        set_nested(vcpu, nested)?;
+        vcpu.set_sregs(&state.sregs).map_err(failed("set special registers"))?;
+    }
+    vcpu.set_regs(&state.regs).map_err(failed("set registers"))?;
+    set_xsave(vcpu, &state.xsave, extent.xsave)?;
     vcpu.set_xcrs(&state.xcrs).map_err(failed("set extended control registers"))?;
     vcpu.set_debug_regs(&state.debug_registers).map_err(failed("set debug registers"))?;
     vcpu.set_lapic(&state.lapic).map_err(failed("set the LAPIC"))?;
@@ -158,6 +199,23 @@ pub fn reset(vcpu: &VcpuFd, state: &VcpuState, xsave_size: usize) -> Result<(), 
     set_msrs(vcpu, &others)?;
     set_msrs(vcpu, &deadline)?;
     vcpu.set_vcpu_events(&state.events).map_err(failed("set pending events"))
+}
+
+fn get_nested(vcpu: &VcpuFd) -> Result<Vec<u8>, HypervisorError> {
+    let mut buffer = KvmNestedStateBuffer::empty();
+    vcpu.nested_state(&mut buffer).map_err(failed("read the state of nested guests"))?;
+    let size = usize::try_from(buffer.size).unwrap_or(usize::MAX);
+    let bytes = buffer.as_bytes();
+    Ok(bytes[..size.min(bytes.len())].to_vec())
+}
+
+fn set_nested(vcpu: &VcpuFd, state: &[u8]) -> Result<(), HypervisorError> {
+    let what = "set the state of nested guests";
+    let mut buffer = KvmNestedStateBuffer::empty();
+    let bytes = buffer.as_mut_bytes();
+    let place = bytes.get_mut(..state.len()).ok_or_else(|| failed(what)(kvm_ioctls::Error::new(libc::E2BIG)))?;
+    place.copy_from_slice(state);
+    vcpu.set_nested_state(&buffer).map_err(failed(what))
 }
 
 fn get_xsave(vcpu: &VcpuFd, size: usize) -> Result<Vec<u32>, HypervisorError> {

@@ -153,27 +153,27 @@ fn registers_that_are_not_there_fault_in_the_guest() {
 fn a_state_can_be_returned_to() {
     // mov ax, 0x1234; mov al, 0xFF; out 0x10, al; hlt
     let Some(tiny) = tiny(&[0xB8, 0x34, 0x12, 0xB0, 0xFF, 0xE6, 0x10, 0xF4]) else { return };
-    let kvm = &tiny.hypervisor.kvm;
-    let msrs = kvm.get_msr_index_list().unwrap().as_slice().to_vec();
-    let size = usize::try_from(kvm.check_extension_int(kvm_ioctls::Cap::Xsave2)).unwrap_or(0);
+    let extent = state::Extent::of(&tiny.hypervisor).unwrap();
     let first = vcpu(&tiny);
     let cpuid = tiny.hypervisor.supported_cpuid().unwrap().as_slice().to_vec();
     state::initialize(&first, &cpuid).unwrap();
     let (vcpus, port, told) = start(first);
-    let before = state::save(&vcpus.lock().next().unwrap(), &msrs, size).unwrap();
+    let before = state::save(&vcpus.lock().next().unwrap(), &extent).unwrap();
     for _ in 0..2 {
         vcpus.run();
         assert_eq!(told.recv_timeout(LONG).unwrap().1, Outcome::Request(Request::PowerOff));
         vcpus.park();
         assert_eq!(vcpus.lock().next().unwrap().get_regs().unwrap().rax, 0x12FF);
-        state::reset(&vcpus.lock().next().unwrap(), &before, size).unwrap();
+        state::reset(&vcpus.lock().next().unwrap(), &before, &extent).unwrap();
     }
     assert_eq!(*port.0.lock().unwrap(), [0xFF, 0xFF]);
     // What a file says is taken as it is written, or not at all.
     let json = serde_json::to_vec(&before).unwrap();
     let read: state::VcpuState = serde_json::from_slice(&json).unwrap();
-    state::restore(&vcpus.lock().next().unwrap(), &read, size).unwrap();
-    let after = state::save(&vcpus.lock().next().unwrap(), &msrs, size).unwrap();
+    state::restore(&vcpus.lock().next().unwrap(), &read, &extent).unwrap();
+    let after = state::save(&vcpus.lock().next().unwrap(), &extent).unwrap();
     assert_eq!(after.cpuid, before.cpuid);
-    assert!(state::restore(&vcpus.lock().next().unwrap(), &read, size + 4096).is_err());
+    assert_eq!(after.nested, before.nested);
+    let larger = state::Extent { xsave: extent.xsave + 4096, ..extent };
+    assert!(state::restore(&vcpus.lock().next().unwrap(), &read, &larger).is_err());
 }

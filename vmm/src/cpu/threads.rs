@@ -144,6 +144,12 @@ impl Vcpus {
         self.control.want(&mut state, Wanted::Running);
     }
 
+    /// Whether they run unless the guest has stopped them.
+    #[must_use]
+    pub fn are_running(&self) -> bool {
+        self.control.is_running()
+    }
+
     /// Stops all, and returns when none is in the guest any more.
     pub fn park(&self) {
         let mut state = self.control.lock();
@@ -269,9 +275,14 @@ impl Runner {
                 },
             };
         }
-        // What the last exit began (a read's result) is completed by one more entry, which returns at once.
+        // What the last exit began (a read's result) is completed by one more entry, which returns at once: unless the
+        // access has further pieces, each of which is an exit of its own.
         vcpu.set_kvm_immediate_exit(1);
-        let _ = vcpu.run();
+        while let Ok(exit) = vcpu.run() {
+            self.exits.add(&exit);
+            let outcome = exits::handle(&self.buses, exit);
+            result = result.or(Some(outcome).filter(|outcome| *outcome != Outcome::Continue));
+        }
         vcpu.set_kvm_immediate_exit(0);
         result
     }

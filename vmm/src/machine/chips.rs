@@ -1,5 +1,7 @@
 //! State of what KVM emulates beside vCPUs: interrupt controllers and the paravirtual clock.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use kvm_bindings::{
     KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
     kvm_clock_data, kvm_irqchip,
@@ -36,14 +38,14 @@ impl Chips {
 pub(super) struct Clock {
     /// Nanoseconds since the guest began.
     nanoseconds: u64,
-    /// The host's real time in nanoseconds, if KVM tells.
+    /// The host's real time in nanoseconds: KVM's of the very moment, if it tells, or ours.
     realtime: Option<u64>,
 }
 
 impl Clock {
     pub fn save(vm: &VmFd) -> Result<Self, HypervisorError> {
         let clock = vm.get_clock().map_err(failed("read the clock"))?;
-        let realtime = (clock.flags & KVM_CLOCK_REALTIME != 0).then_some(clock.realtime);
+        let realtime = if clock.flags & KVM_CLOCK_REALTIME != 0 { Some(clock.realtime) } else { now() };
         Ok(Self { nanoseconds: clock.clock, realtime })
     }
 
@@ -58,7 +60,12 @@ impl Clock {
     }
 
     /// How long ago it was saved, in nanoseconds, if that can be told.
-    pub fn age(&self, now: u64) -> Option<u64> {
-        now.checked_sub(self.realtime?)
+    pub fn age(&self) -> Option<u64> {
+        now()?.checked_sub(self.realtime?)
     }
+}
+
+/// The host's real time in nanoseconds.
+fn now() -> Option<u64> {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
 }

@@ -42,6 +42,16 @@ pub enum MachineError {
         /// As (leaf, register, bits).
         missing: Vec<(u32, &'static str, u32)>,
     },
+    /// The host's CPUs lack what a saved guest uses.
+    #[error(
+        "this host's CPUs lack features that the guest was started with: {}; with cpus.baseline a guest uses only what \
+         all its hosts have",
+        list(missing)
+    )]
+    PoorerCpu {
+        /// As (leaf, register, bits).
+        missing: Vec<(u32, &'static str, u32)>,
+    },
     /// A device can't be made.
     #[error("device {id:?} can't be made")]
     Device {

@@ -104,10 +104,16 @@ impl Machine {
     /// # Errors
     /// What KVM said.
     pub fn boot(&mut self) -> Result<(), MachineError> {
+        self.begin()?;
+        self.vcpus.run();
+        Ok(())
+    }
+
+    /// Brings the first vCPU, which does not run, to the kernel's entry.
+    fn begin(&self) -> Result<(), MachineError> {
         if let (Some(entry), Some(first)) = (self.entry, self.vcpus.lock().next()) {
             vcpu_state::enter(&first, entry)?;
         }
-        self.vcpus.run();
         Ok(())
     }
 
@@ -121,7 +127,15 @@ impl Machine {
             function.pause();
         }
         self.platform.flush();
+        self.excuse_pause();
         Ok(())
+    }
+
+    /// Tells the guest's watchdogs that it is stopped, while it is; only guests with kvmclock hear it.
+    fn excuse_pause(&self) {
+        for vcpu in self.vcpus.lock() {
+            let _ = vcpu.kvmclock_ctrl();
+        }
     }
 
     /// Lets devices, then vCPUs go on.
@@ -129,8 +143,10 @@ impl Machine {
     /// # Errors
     /// When a device can't; the guest stays paused.
     pub fn resume(&mut self) -> Result<(), MachineError> {
-        for (_, function) in self.workshop.pci.functions() {
-            function.resume().map_err(host("a device can't go on"))?;
+        let functions = self.workshop.pci.functions();
+        if let Err(error) = functions.iter().try_for_each(|(_, function)| function.resume()) {
+            functions.iter().for_each(|(_, function)| function.pause());
+            return Err(host("a device can't go on")(error));
         }
         self.vcpus.run();
         Ok(())
@@ -141,10 +157,11 @@ impl Machine {
         self.platform.notify(event::POWER_BUTTON);
     }
 
-    /// Starts over in place, in the same memory: what a reset button does.
+    /// Starts over in place, in the same memory: what a reset button does. The guest stays stopped until
+    /// [`Machine::resume`].
     ///
     /// # Errors
-    /// What KVM said, or that the kernel's file has changed; the guest stays stopped.
+    /// What KVM said, or that the kernel's file has changed.
     pub fn reset(&mut self) -> Result<(), MachineError> {
         self.vcpus.park();
         self.workshop.pci.reset();
@@ -153,7 +170,7 @@ impl Machine {
         self.platform.write_tables(&self.memory)?;
         let payload = self.payload.as_ref().ok_or(MachineError::NoKernel)?;
         self.entry = Some(boot::load(&self.memory, payload, crate::acpi::TABLES.start)?);
-        self.boot()
+        self.begin()
     }
 
     /// RAM.
@@ -191,7 +208,13 @@ impl Machine {
     /// Takes out what the guest has let go of, if it may go; the result is its ID.
     pub fn eject(&mut self, slot: u8) -> Option<String> {
         let index = self.attached.iter().position(|attached| attached.slot == slot && attached.is_removable)?;
+        // A vCPU that is just using the device would otherwise be the last to let go of it, and may not clean up after it.
+        let was_running = self.vcpus.are_running();
+        self.vcpus.park();
         drop(self.workshop.pci.eject(slot));
+        if was_running {
+            self.vcpus.run();
+        }
         Some(self.attached.remove(index).id)
     }
 

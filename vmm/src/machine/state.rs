@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use kvm_ioctls::Cap;
 use serde::{Deserialize, Serialize};
 use vse_vmm_api::VmConfig;
 
@@ -15,10 +13,10 @@ use super::error::MachineError;
 use super::parts::{self, Parts};
 use super::{Events, Host, Machine};
 use crate::cpu::Vcpus;
-use crate::cpu::cpuid::Cpuid;
-use crate::cpu::state::{self, VcpuState};
+use crate::cpu::cpuid::{self, Cpuid};
+use crate::cpu::state::{self, Extent, VcpuState};
+use crate::hypervisor::Hypervisor;
 use crate::hypervisor::vm::{VmOptions, failed};
-use crate::hypervisor::{Hypervisor, HypervisorError};
 use crate::legacy::platform::event;
 use crate::memory::GuestMemory;
 use crate::snapshot::{InvalidState, Saved, Unit};
@@ -35,7 +33,7 @@ mod place {
     pub const SERIAL: &str = "machine/serial";
     pub const PCI: &str = "machine/pci";
 
-    pub fn vcpu(number: usize) -> String {
+    pub fn vcpu(number: u32) -> String {
         format!("vcpu/{number}")
     }
 
@@ -47,7 +45,7 @@ mod place {
 /// Version of the units that are legible.
 const VERSION: u16 = 1;
 /// Version of those that are packed.
-const PACKED_VERSION: u16 = 2;
+const PACKED_VERSION: u16 = 3;
 const VCPU: &str = "kvm-vcpu";
 const CHIPS: &str = "kvm-interrupt-controllers";
 const CLOCK: &str = "kvm-clock";
@@ -56,18 +54,6 @@ const SLOTS: &str = "pci-slots";
 /// Which slot each device is in, and which may leave.
 #[derive(Serialize, Deserialize)]
 struct Slots(BTreeMap<String, u8>);
-
-/// What reading and writing a vCPU's state takes.
-struct Extent {
-    msrs: Vec<u32>,
-    xsave: usize,
-}
-
-fn extent(hypervisor: &Hypervisor) -> Result<Extent, HypervisorError> {
-    let msrs = hypervisor.kvm.get_msr_index_list().map_err(failed("read which MSRs there are"))?;
-    let xsave = hypervisor.vm.check_extension_int(Cap::Xsave2);
-    Ok(Extent { msrs: msrs.as_slice().to_vec(), xsave: usize::try_from(xsave).unwrap_or(0) })
-}
 
 impl Machine {
     /// All state but RAM's contents. The machine has to be paused.
@@ -97,9 +83,9 @@ impl Machine {
         if let Some(serial) = platform.serial() {
             keep(place::SERIAL.to_owned(), serial.save())?;
         }
-        let extent = extent(&self.hypervisor)?;
-        for (number, vcpu) in self.vcpus.lock().enumerate() {
-            let state = state::save(&vcpu, &extent.msrs, extent.xsave)?;
+        let extent = Extent::of(&self.hypervisor)?;
+        for (number, vcpu) in (0..).zip(self.vcpus.lock()) {
+            let state = state::save(&vcpu, &extent)?;
             saved.insert(place::vcpu(number), Unit::pack(VCPU, PACKED_VERSION, &state));
         }
         let vm = &self.hypervisor.vm;
@@ -140,18 +126,19 @@ impl Machine {
         }
         let vm = &machine.hypervisor.vm;
         let clock: Clock = units.decode(place::CLOCK, CLOCK)?;
-        let extent = extent(&machine.hypervisor)?;
-        for (number, vcpu) in machine.vcpus.lock().enumerate() {
+        let extent = Extent::of(&machine.hypervisor)?;
+        for (number, vcpu) in (0..).zip(machine.vcpus.lock()) {
             let state: VcpuState = units.unpack(&place::vcpu(number), VCPU)?;
+            let missing = cpuid::missing(&state.cpuid, &state::get_cpuid(&vcpu)?);
+            if !missing.is_empty() {
+                return Err(MachineError::PoorerCpu { missing });
+            }
             let ticks = if keep_clock { 0 } else { ticks(&clock, state.tsc_khz) };
-            state::restore(&vcpu, &state.advanced(ticks), extent.xsave)?;
+            state::restore(&vcpu, &state.advanced(ticks), &extent)?;
         }
         units.unpack::<Chips>(place::CHIPS, CHIPS)?.restore(vm)?;
         clock.restore(vm, keep_clock)?;
-        for vcpu in machine.vcpus.lock() {
-            // Tells the guest's watchdogs that it was stopped; only guests with kvmclock have it.
-            let _ = vcpu.kvmclock_ctrl();
-        }
+        machine.excuse_pause();
         units.all_used()?;
         if config.payload.kernel.is_some() || config.payload.kernel_fd.is_some() {
             machine.payload = Some(parts::payload(&config.payload)?);
@@ -164,9 +151,7 @@ impl Machine {
 
 /// How far the TSC is on by now.
 fn ticks(clock: &Clock, tsc_khz: Option<u32>) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let age = u64::try_from(now).ok().and_then(|now| clock.age(now)).unwrap_or(0);
-    let ticks = u128::from(age) * u128::from(tsc_khz.unwrap_or(0)) / 1_000_000;
+    let ticks = u128::from(clock.age().unwrap_or(0)) * u128::from(tsc_khz.unwrap_or(0)) / 1_000_000;
     u64::try_from(ticks).unwrap_or(0)
 }
 
@@ -207,15 +192,15 @@ impl<'a> Units<'a> {
 /// Puts all vCPUs and interrupt controllers of a stopped machine where they are at power-on: into the state that those of
 /// a machine made just now are in.
 pub(super) fn power_on(hypervisor: &Hypervisor, cpuid: &Cpuid, vcpus: &Vcpus) -> Result<(), MachineError> {
-    let extent = extent(hypervisor)?;
+    let extent = Extent::of(hypervisor)?;
     let topology = cpuid.topology();
     let highest = topology.apic_id(topology.vcpus().saturating_sub(1));
     let fresh = hypervisor.another(VmOptions { dedicated: false, wide_apic_ids: highest > 254 })?;
     for (number, vcpu) in (0..).zip(vcpus.lock()) {
         let other = fresh.vm.create_vcpu(topology.apic_id(number).into()).map_err(failed("create a vCPU"))?;
         state::initialize(&other, &cpuid.of(number))?;
-        let begin = state::save(&other, &extent.msrs, extent.xsave)?;
-        state::reset(&vcpu, &begin, extent.xsave)?;
+        let begin = state::save(&other, &extent)?;
+        state::reset(&vcpu, &begin, &extent)?;
     }
     Ok(Chips::save(&fresh.vm)?.restore(&hypervisor.vm)?)
 }

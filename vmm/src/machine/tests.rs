@@ -99,6 +99,7 @@ fn a_guest_writes_to_its_serial_port_and_resets_itself_in_place() {
     assert_eq!(bed.wait(), Event::Request(Request::Reset));
     for _ in 0..2 {
         machine.reset().unwrap();
+        machine.resume().unwrap();
         assert_eq!(bed.wait(), Event::Request(Request::Reset));
     }
     assert_eq!(bed.output(), b"hi\nhi\nhi\n");
@@ -219,7 +220,7 @@ fn a_restored_guest_goes_on_where_it_was() {
     older.get_mut("vcpu/1").unwrap().version = 1;
     let error = restored(&older, &mut fill).err().unwrap();
     let reason = std::error::Error::source(&error).unwrap().to_string();
-    assert_eq!(reason, "state of kvm-vcpu has version 1, known is 2");
+    assert_eq!(reason, "state of kvm-vcpu has version 1, known is 3");
     let mut less = saved.clone();
     less.remove("vcpu/1");
     assert!(matches!(restored(&less, &mut fill), Err(MachineError::Unit { what: "missing", .. })));

@@ -32,7 +32,7 @@ pub trait Guest {
     /// When that fails.
     fn resume(&mut self) -> Outcome<()>;
 
-    /// Starts over in place.
+    /// Starts over in place; runs once it is resumed.
     ///
     /// # Errors
     /// When that fails.

@@ -114,10 +114,11 @@ impl Vmm {
 
     /// Does what the guest asks for. [`bus::Request::Nothing`] is nothing.
     pub fn request(&mut self, request: bus::Request) {
-        let Some(Vm { guest: Some(guest), config, .. }) = &mut self.vm else { return };
+        let Some(Vm { guest: Some(guest), config, state, .. }) = &mut self.vm else { return };
         match request {
             bus::Request::Nothing => {}
-            bus::Request::Reset => match guest.reset() {
+            // A guest that was paused while it asked stays so.
+            bus::Request::Reset => match start_over(guest.as_mut(), *state) {
                 Ok(()) => self.monitor.tell(Happened::Reset(By::Guest)),
                 Err(error) => self.failed(&format!("the guest can't start over: {}", chain(error.as_ref()))),
             },
@@ -260,7 +261,12 @@ impl Vmm {
     }
 
     fn reboot(&mut self) -> Result<(), Refusal> {
-        self.running("only a running VM can start over")?.reset().map_err(machine("vm.reboot"))?;
+        let guest = self.running("only a running VM can start over")?;
+        if let Err(error) = start_over(guest, VmState::Running) {
+            // What is left of it is neither the old guest nor a new one.
+            self.failed(&format!("the guest can't start over: {}", chain(error.as_ref())));
+            return Err(machine("vm.reboot")(error));
+        }
         self.monitor.tell(Happened::Reset(By::Api));
         Ok(())
     }
@@ -384,6 +390,12 @@ impl Vmm {
 
 fn machine(verb: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Refusal {
     move |source| Refusal::Machine { verb, source }
+}
+
+/// Resets a guest, and lets it run if it ran.
+fn start_over(guest: &mut dyn Guest, state: VmState) -> guest::Outcome<()> {
+    guest.reset()?;
+    if state == VmState::Running { guest.resume() } else { Ok(()) }
 }
 
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {

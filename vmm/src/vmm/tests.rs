@@ -243,7 +243,12 @@ fn what_the_guest_does() {
     owner.put("vm.create", CONFIG);
     owner.put("vm.boot", "");
     owner.vmm.request(bus::Request::Reset);
-    assert_eq!(owner.notes(), "create, boot, reset");
+    assert_eq!(owner.notes(), "create, boot, reset, resume");
+    owner.put("vm.pause", "");
+    owner.vmm.request(bus::Request::Reset);
+    assert_eq!((owner.notes().as_str(), owner.state().as_str()), ("pause, reset", "Paused"));
+    owner.put("vm.resume", "");
+    owner.notes();
     assert_eq!(owner.put("vm.remove-device", r#"{"id": "x"}"#), 204);
     assert!(owner.ask(Method::Get, "vm.info", "").1.contains("\"id\":\"x\""));
     owner.vmm.request(bus::Request::Eject { slot: 6 });
