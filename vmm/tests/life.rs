@@ -46,6 +46,39 @@ fn a_guest_is_created_booted_paused_and_ended_by_orders() {
 }
 
 #[test]
+fn nothing_is_left_of_guests_that_are_no_more() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("disk"), [0; 4096]).unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_str(&config(folder.path(), &kernel(folder.path(), &COUNTS))).unwrap();
+    config["disks"] = serde_json::json!([{"path": path("disk")}]);
+    config["console"] = serde_json::json!({"mode": "Null"});
+    let mut impossible = config.clone();
+    impossible["payload"]["kernel"] = path("disk").into();
+    let (config, impossible) = (config.to_string(), impossible.to_string());
+    let vmm = Vmm::start(folder, &[]);
+    let life = || {
+        vmm.put("vm.create", &config);
+        vmm.put("vm.boot", "");
+        vmm.put("vm.shutdown", "");
+        vmm.put("vm.boot", "");
+        vmm.put("vm.delete", "");
+        assert_eq!(vmm.ask("PUT", "vm.create", &impossible).0, 500);
+    };
+    // The first may leave what all others use.
+    life();
+    let before = vmm.has();
+    for _ in 0..3 {
+        life();
+    }
+    assert_eq!(vmm.has(), before);
+}
+
+#[test]
 fn a_panic_is_told_and_ends_it_with_code_3() {
     if !has_kvm() {
         return;

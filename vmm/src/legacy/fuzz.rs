@@ -48,7 +48,7 @@ impl Guest {
         let output = File::from(memfd_create("output", MemfdFlags::CLOEXEC).unwrap());
         let drained = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         let serial = Arc::new(SerialPort::new(Some(output.try_clone().unwrap().into()), event(), drained));
-        let root = PciRoot::new(Arc::default(), Windows { low: 0..0, high: 0..0 });
+        let root = PciRoot::new(&Arc::default(), Windows { low: 0..0, high: 0..0 });
         let platform = Arc::new(Platform::new(root, event()));
         let (ports, memory) = (Bus::default(), Bus::default());
         let panic_port = u64::from(pvpanic::PORT);

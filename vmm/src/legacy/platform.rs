@@ -138,7 +138,7 @@ mod tests {
     use crate::pci::Windows;
 
     fn platform() -> (Platform, EventFd) {
-        let root = PciRoot::new(Arc::new(Bus::default()), Windows { low: 0..0, high: 0..0 });
+        let root = PciRoot::new(&Arc::new(Bus::default()), Windows { low: 0..0, high: 0..0 });
         let interrupt = EventFd::new(libc::EFD_NONBLOCK).unwrap();
         (Platform::new(root, interrupt.try_clone().unwrap()), interrupt)
     }

@@ -105,7 +105,7 @@ impl Parts {
         let buses = Arc::new(Buses::default());
         let vm = &hypervisor.vm;
         let interrupts = Interrupts::new(Arc::clone(vm) as Arc<dyn IrqChip>);
-        let pci = PciRoot::new(Arc::clone(&buses.memory), plan.windows.clone());
+        let pci = PciRoot::new(&buses.memory, plan.windows.clone());
         let platform = Platform::new(config, vm, &buses, &pci, description(config, &plan))?;
         let affinity = |vcpu| plan.affinity.get(&vcpu).map(|cpus| cpu_set(cpus));
         let listener: Arc<dyn Listener> = Arc::new(Told { events: Arc::clone(&events), filters: Arc::clone(&filters) });

@@ -33,7 +33,7 @@ impl Guest {
     fn new() -> Self {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let (bus, chip) = (Arc::new(Bus::default()), Arc::new(Recorder::default()));
-        let root = PciRoot::new(bus.clone(), Windows { low: layout::PCI_WINDOW_32, high: 0..0 });
+        let root = PciRoot::new(&bus, Windows { low: layout::PCI_WINDOW_32, high: 0..0 });
         let vm: Arc<dyn Doorbells> = Arc::new(kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap());
         let wiring = Wiring { memory, interrupts: Interrupts::new(chip.clone()), doorbells: vm, slot: 0 };
         let ecam = Ecam(root.clone());

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,8 @@ use crate::snapshot::{InvalidState, Saved, Unit};
 /// it to look; when the guest has let go of a function it says so ([`Request::Eject`]), and [`PciRoot::eject`] takes it
 /// away.
 pub struct PciRoot {
-    bus: Arc<Bus>,
+    /// The way to this root is on the bus, so that it can't hold the bus as well: neither would ever go.
+    bus: Weak<Bus>,
     windows: Windows,
     slots: RwLock<Slots>,
     /// Where each BAR is on the bus. Held while any of them moves, never while a guest's access is carried out.
@@ -56,11 +57,11 @@ struct State {
 }
 
 impl PciRoot {
-    /// An empty bus; BARs will be on `bus`, in `windows`.
+    /// An empty bus; BARs will be on `bus` for as long as somebody else holds it, in `windows`.
     #[must_use]
-    pub fn new(bus: Arc<Bus>, windows: Windows) -> Arc<Self> {
+    pub fn new(bus: &Arc<Bus>, windows: Windows) -> Arc<Self> {
         Arc::new(Self {
-            bus,
+            bus: Arc::downgrade(bus),
             windows,
             slots: RwLock::default(),
             placed: Mutex::default(),
@@ -236,6 +237,7 @@ impl PciRoot {
 
     /// Puts every BAR where the guest wants it. One that is outside of the windows, or over another one, is nowhere.
     fn remap(&self) {
+        let Some(bus) = self.bus.upgrade() else { return };
         let mut placed = self.placed.lock().unwrap_or_else(PoisonError::into_inner);
         let functions = self.functions();
         // First all that leave, so that two can change places.
@@ -250,7 +252,7 @@ impl PciRoot {
             for (bar, address) in (0..).zip(&mut placed[usize::from(slot)]) {
                 let Some(range) = self.wanted(function.as_ref(), bar).filter(|_| address.is_none()) else { continue };
                 let start = range.start;
-                if self.bus.insert(range, Arc::new(PlacedBar { function: function.clone(), bar })).is_ok() {
+                if bus.insert(range, Arc::new(PlacedBar { function: function.clone(), bar })).is_ok() {
                     *address = Some(start);
                     function.moved(bar, Some(start));
                 }
@@ -268,7 +270,9 @@ impl PciRoot {
     fn displace(&self, function: &dyn PciFunction, bar: u8, address: &mut Option<u64>) {
         if let Some(start) = address.take() {
             function.moved(bar, None);
-            self.bus.remove(start);
+            if let Some(bus) = self.bus.upgrade() {
+                bus.remove(start);
+            }
         }
     }
 }

@@ -66,7 +66,7 @@ impl PciFunction for Fake {
 
 fn root() -> (Arc<Bus>, Arc<PciRoot>) {
     let bus = Arc::new(Bus::default());
-    (bus.clone(), PciRoot::new(bus, WINDOWS))
+    (bus.clone(), PciRoot::new(&bus, WINDOWS))
 }
 
 fn byte_at(bus: &Bus, address: u64) -> u8 {
@@ -108,6 +108,18 @@ fn bars_are_on_the_bus_while_decoded() {
     assert_eq!((byte_at(&bus, first), byte_at(&bus, 0xC123_4FFF)), (0xFF, 7));
     root.write_config(1, 4, &[0, 0]);
     assert_eq!((byte_at(&bus, 0xC123_4000), *function.address.lock().unwrap()), (0xFF, None));
+}
+
+#[test]
+fn who_lets_go_of_bus_and_root_lets_go_of_all() {
+    let (bus, root) = root();
+    let function = Fake::new(7);
+    root.add(1, function.clone()).unwrap();
+    root.write_config(1, 4, &[2, 0]);
+    bus.insert(0..1 << 28, Arc::new(Ecam(root.clone()))).unwrap();
+    let (bus_left, root_left) = (Arc::downgrade(&bus), Arc::downgrade(&root));
+    drop((bus, root));
+    assert_eq!([bus_left.strong_count(), root_left.strong_count(), Arc::strong_count(&function)], [0, 0, 1]);
 }
 
 #[test]
@@ -163,7 +175,7 @@ fn functions_come_and_go() {
 #[test]
 fn what_is_full_says_so() {
     let bus = Arc::new(Bus::default());
-    let root = PciRoot::new(bus, Windows { low: 0xC000_0000..0xC000_1000, high: 0..0 });
+    let root = PciRoot::new(&bus, Windows { low: 0xC000_0000..0xC000_1000, high: 0..0 });
     root.add(1, Fake::new(1)).unwrap();
     assert_eq!(root.add(2, Fake::new(2)), Err(PlugError::NoRoom { size: SIZE }));
     assert_eq!(root.free_slot(Some(2), 0..SLOTS), Ok(2));

@@ -69,7 +69,7 @@ impl Owner {
 }
 
 fn root() -> Arc<PciRoot> {
-    PciRoot::new(Arc::default(), Windows { low: 0..0, high: 0..0 })
+    PciRoot::new(&Arc::default(), Windows { low: 0..0, high: 0..0 })
 }
 
 fn event() -> EventFd {

@@ -135,6 +135,14 @@ impl Vmm {
         assert!(matches!(status, 200 | 204), "{name}: {status} {answer}");
     }
 
+    /// How many descriptors, threads and mappings of guest RAM it has.
+    pub fn has(&self) -> [usize; 3] {
+        let process = Path::new("/proc").join(self.child.id().to_string());
+        let count = |name: &str| std::fs::read_dir(process.join(name)).unwrap().count();
+        let maps = std::fs::read_to_string(process.join("maps")).unwrap();
+        [count("fd"), count("task"), maps.lines().filter(|line| line.contains("memfd")).count()]
+    }
+
     /// A process ID's line of `/proc/PID/status`.
     pub fn status(&self, name: &str) -> String {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();

@@ -130,7 +130,7 @@ impl Bench {
 
     fn empty(device: &Copier, memory: GuestMemory) -> Self {
         let bus = Arc::new(Bus::default());
-        let root = PciRoot::new(bus.clone(), Windows { low: layout::PCI_WINDOW_32, high: 0..0 });
+        let root = PciRoot::new(&bus, Windows { low: layout::PCI_WINDOW_32, high: 0..0 });
         let (chip, places) = (Arc::new(Recorder::default()), Arc::new(Places::default()));
         let wiring = Wiring { memory, interrupts: Interrupts::new(chip.clone()), doorbells: places.clone(), slot: 1 };
         Self { bus, root, chip, places, active: device.active.clone(), resets: device.resets.clone(), wiring }
