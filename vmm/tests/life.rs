@@ -3,6 +3,9 @@
 
 mod process;
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+
 use process::{COUNTS, Vmm, assert_snapshot_is_small, event, has_kvm, kernel, out, until};
 
 /// A guest that writes to a file by its serial port.
@@ -76,6 +79,39 @@ fn nothing_is_left_of_guests_that_are_no_more() {
         life();
     }
     assert_eq!(vmm.has(), before);
+}
+
+/// Answers what a vhost-user front-end asks first (SET_OWNER, GET_FEATURES): that it can do nothing special.
+fn serve_files(listener: &UnixListener) -> std::io::Result<()> {
+    let (mut stream, _) = listener.accept()?;
+    loop {
+        let mut header = [0; 12];
+        stream.read_exact(&mut header)?;
+        if header[0] == 1 {
+            // A reply of version 1, with 8 bytes.
+            stream.write_all(&[[1, 0, 0, 0, 5, 0, 0, 0], [8, 0, 0, 0, 0, 0, 0, 0], [0; 8]].concat()[..20])?;
+        }
+    }
+}
+
+#[test]
+fn a_file_system_is_added_by_a_confined_process() {
+    if !has_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("fs");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_str(&config(folder.path(), &kernel(folder.path(), &COUNTS))).unwrap();
+    config["memory"]["shared"] = true.into();
+    let vmm = Vmm::start(folder, &["--config-json", &config.to_string(), "--boot"]);
+    let server = std::thread::spawn(move || serve_files(&listener));
+    let fs = serde_json::json!({"tag": "files", "socket": socket}).to_string();
+    assert_eq!(vmm.ask("PUT", "vm.add-fs", &fs).0, 200);
+    // It lets go of the connection with the guest.
+    vmm.put("vm.delete", "");
+    assert_eq!(server.join().unwrap().unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
 }
 
 #[test]

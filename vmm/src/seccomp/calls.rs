@@ -160,6 +160,8 @@ const OWNER: &[Call] = &[
     Any(SYS_bind),
     Any(SYS_listen),
     Any(SYS_socketpair),
+    // How long who serves a file system may take to answer.
+    OneOf(SYS_setsockopt, 2, &[SO_RCVTIMEO as u64, SO_SNDTIMEO as u64]),
     Any(SYS_clone),
     Any(SYS_clone3),
     Any(SYS_rseq),

@@ -58,6 +58,7 @@ fn forbidden_calls_kill() {
             ("mount", libc::SYS_mount, [0, 0, 0]),
             ("tgkill of another", libc::SYS_tgkill, [1, 1, 0]),
             ("ioctl of nobody's", libc::SYS_ioctl, [0, 0x7712, 0]),
+            ("SO_ATTACH_FILTER", libc::SYS_setsockopt, [0, libc::SOL_SOCKET as u64, libc::SO_ATTACH_FILTER as u64]),
             ("TIOCSTI", libc::SYS_ioctl, [0, 0x5412, 0]),
         ] {
             assert_eq!(make(role, number, arguments), Fate::Killed, "{role:?}: {name}");
@@ -84,6 +85,7 @@ fn roles_differ() {
     only(libc::SYS_io_uring_enter, [nowhere, 0, 0], &[Role::Block]);
     only(libc::SYS_accept4, [nowhere, 0, 0], &[Role::Console, Role::Vsock]);
     only(libc::SYS_msync, [0, 0, 0], &[Role::Pmem]);
+    only(libc::SYS_setsockopt, [nowhere, libc::SOL_SOCKET as u64, libc::SO_RCVTIMEO as u64], &[]);
     only(libc::SYS_preadv, [nowhere, 0, 0], &[Role::Block]);
 }
 
