@@ -357,7 +357,7 @@ pub struct DeviceConfig {
     /// Device number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pci_device_id: Option<u8>,
-    /// Its directory in `/sys/bus/pci/devices`; empty with `vfio_group_fd`.
+    /// Its directory in `/sys/bus/pci/devices`, an absolute path; empty with `vfio_group_fd`.
     pub path: PathBuf,
     /// Ours: open `/dev/vfio/GROUP`. Functions of one group name the same descriptor.
     #[serde(skip_serializing_if = "Option::is_none")]

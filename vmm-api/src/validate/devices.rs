@@ -97,6 +97,11 @@ fn pmem(path: &str, pmem: &PmemConfig, findings: &mut Findings) {
 
 fn function(path: &str, function: &DeviceConfig, has_container: bool, findings: &mut Findings) {
     one_of(path, ("path", is_set(&function.path)), ("vfio_group_fd", function.vfio_group_fd.is_some()), findings);
+    // Finding out where it leads from elsewhere would take the working directory, which a confined process can't know.
+    if is_set(&function.path) && !function.path.is_absolute() {
+        let found = function.path.display().to_string();
+        findings.add(format!("{path}.path"), Problem::Form { found, expected: "an absolute path" });
+    }
     match (&function.host_address, function.vfio_group_fd) {
         (None, Some(_)) => {
             findings.add(format!("{path}.host_address"), Problem::Missing("a group may have several functions"));

@@ -190,6 +190,7 @@ fn devices_are_complete() {
             r#"{"devices": [{"vfio_group_fd": 9, "host_address": "0000:65:00.1"}]}"#,
             "vfio_container_fd: is missing: devices come with vfio_group_fd",
         ),
+        (r#"{"devices": [{"path": "0000:65:00.1"}]}"#, "devices[0].path: \"0000:65:00.1\" is not an absolute path"),
         (
             r#"{"serial": {"mode": "Tty"}, "console": {"mode": "Tty"}}"#,
             "console.mode: serial has the terminal already; Off or Null",
