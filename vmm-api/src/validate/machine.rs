@@ -25,6 +25,12 @@ const KIB4: u64 = 4 << 10;
 const MIB2: u64 = 2 << 20;
 const GIB1: u64 = 1 << 30;
 
+/// Whether there are no more zones and cells than there can be.
+pub(super) fn bound(config: &VmConfig, findings: &mut Findings) -> bool {
+    let zones = findings.range("memory.zones", config.memory.zones.len() as u64, 0..=MAX_CELLS as u64);
+    findings.range("numa", config.numa.len() as u64, 0..=MAX_CELLS as u64) && zones
+}
+
 pub(super) fn check(config: &VmConfig, findings: &mut Findings) {
     cpus(config, findings);
     memory(config, findings);
@@ -122,7 +128,6 @@ fn memory(config: &VmConfig, findings: &mut Findings) {
             Problem::Mismatch { found: memory.size, expected: 0, because: "as the zones have sizes of their own" },
         );
     }
-    findings.range("memory.zones", memory.zones.len() as u64, 0..=MAX_CELLS as u64);
     findings.range("memory.size", memory.total(), LEAST_RAM..=MOST_RAM);
     let is_zoned = !memory.zones.is_empty();
     for (index, zone) in memory.as_zones().iter().enumerate() {
@@ -173,7 +178,6 @@ fn cells(config: &VmConfig, findings: &mut Findings) {
     if cells.is_empty() {
         return;
     }
-    findings.range("numa", cells.len() as u64, 1..=MAX_CELLS as u64);
     let (mut ids, mut vcpus, mut zones) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (index, cell) in cells.iter().enumerate() {
         taken(&mut ids, cell.guest_numa_id, format!("numa[{index}].guest_numa_id"), "cell", findings);

@@ -1,6 +1,7 @@
 //! What a configuration must be beyond well-formed. Pure: whether the host has what is asked for shows later.
 //!
-//! Everything that is wrong is reported, not only what is found first.
+//! Everything that is wrong is reported, not only what is found first; but of a list that is too long only that it is, and
+//! no more than anyone would read.
 
 mod devices;
 mod machine;
@@ -90,7 +91,13 @@ pub enum Problem {
     /// A feature that isn't there.
     #[error("not supported by this VMM: {0}")]
     NotSupported(&'static str),
+    /// More is wrong than is told.
+    #[error("{0} more are wrong")]
+    More(usize),
 }
+
+/// What is reported; the rest is counted.
+const MOST_FINDINGS: usize = 32;
 
 /// All that is wrong with a configuration; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,21 +142,39 @@ impl VmConfig {
     }
 
     fn validate_onto(mut self, mut findings: Findings) -> Result<Self, Refused> {
-        names::fill(&mut self);
-        machine::check(&self, &mut findings);
-        devices::check(&self, &mut findings);
-        names::check(&self, &mut findings);
-        if findings.0.is_empty() { Ok(self) } else { Err(Refused(findings.0)) }
+        // Some of what follows goes through all of one list for each part of another.
+        let is_bounded = [names::bound(&mut self, &mut findings), machine::bound(&self, &mut findings)];
+        if is_bounded == [true, true] {
+            names::fill(&mut self);
+            machine::check(&self, &mut findings);
+            devices::check(&self, &mut findings);
+            names::check(&self, &mut findings);
+        }
+        findings.result().map(|()| self)
     }
 }
 
 /// What was found so far.
 #[derive(Default)]
-struct Findings(Vec<Invalid>);
+struct Findings {
+    told: Vec<Invalid>,
+    more: usize,
+}
 
 impl Findings {
     fn add(&mut self, path: impl Into<String>, problem: Problem) {
-        self.0.push(Invalid { path: path.into(), problem });
+        if self.told.len() < MOST_FINDINGS {
+            self.told.push(Invalid { path: path.into(), problem });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn result(mut self) -> Result<(), Refused> {
+        if self.more > 0 {
+            self.told.push(Invalid { path: "others".to_owned(), problem: Problem::More(self.more) });
+        }
+        if self.told.is_empty() { Ok(()) } else { Err(Refused(self.told)) }
     }
 
     fn range(&mut self, path: impl Into<String>, found: u64, range: std::ops::RangeInclusive<u64>) -> bool {

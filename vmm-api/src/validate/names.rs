@@ -41,6 +41,12 @@ fn devices(config: &mut VmConfig) -> Vec<Device<'_>> {
     all
 }
 
+/// Whether there are no more devices than a bus has places.
+pub(super) fn bound(config: &mut VmConfig, findings: &mut Findings) -> bool {
+    // Bus 0 has 32 device numbers; the first is where a host bridge would be.
+    findings.range("devices", devices(config).len() as u64, 0..=31)
+}
+
 /// Names the nameless: `_disk0`, `_net0` … with the lowest free number.
 pub(super) fn fill(config: &mut VmConfig) {
     let mut all = devices(config);
@@ -57,8 +63,6 @@ pub(super) fn fill(config: &mut VmConfig) {
 pub(super) fn check(config: &VmConfig, findings: &mut Findings) {
     let mut copy = config.clone();
     let all = devices(&mut copy);
-    // Bus 0 has 32 device numbers; the first is where a host bridge would be.
-    findings.range("devices", all.len() as u64, 0..=31);
     let (mut ids, mut slots) = (BTreeMap::new(), BTreeMap::new());
     for device in &all {
         let path = format!("{}.id", device.path);

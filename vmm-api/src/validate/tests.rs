@@ -46,6 +46,21 @@ fn everything_wrong_is_reported() {
 }
 
 #[test]
+fn lists_without_end_are_refused_at_once() {
+    // Quadratic work on these takes minutes.
+    let list = |part: &str| format!("[{}]", vec![part; 100_000].join(","));
+    let empty = list("{}");
+    assert_eq!(wrong(&format!(r#"{{"disks": {empty}}}"#)), "devices: 100001 is not from 0 to 31");
+    let fs = format!(r#"{{"fs": {empty}, "memory": {{"zones": {empty}}}}}"#);
+    assert_eq!(wrong(&fs), "devices: 100001 is not from 0 to 31\nmemory.zones: 100000 is not from 0 to 64");
+    let numa = format!(r#"{{"numa": {}}}"#, list(r#"{"guest_numa_id": 0}"#));
+    assert_eq!(wrong(&numa), "numa: 100000 is not from 0 to 64");
+    let oem = wrong(&format!(r#"{{"platform": {{"oem_strings": {}}}}}"#, list("\"\"")));
+    assert_eq!(oem.lines().count(), MOST_FINDINGS + 1);
+    assert_eq!(oem.lines().last(), Some("others: 99969 more are wrong"));
+}
+
+#[test]
 fn cpus_agree_with_each_other() {
     for (json, expected) in [
         (r#"{"boot_vcpus": 2, "max_vcpus": 4}"#, "cpus.max_vcpus: 4 should be 2, as vCPUs can't be added later"),
