@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::console::{ConsoleConfig, DebugConsoleConfig, SerialConfig};
 use crate::cpus::{CpusConfig, is_false};
 use crate::devices::{AgentConfig, DeviceConfig, DiskConfig, FsConfig, NetConfig, PmemConfig, RngConfig, VsockConfig};
+use crate::json::list;
 use crate::memory::{MemoryConfig, NumaConfig};
 use crate::unsupported::{Only, Unsupported};
 
@@ -24,25 +25,25 @@ pub struct VmConfig {
     /// What it boots.
     pub payload: PayloadConfig,
     /// Block devices.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskConfig>,
     /// Network devices.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub net: Vec<NetConfig>,
     /// Random numbers.
     pub rng: RngConfig,
     /// File systems served by vhost-user processes.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub fs: Vec<FsConfig>,
     /// Files that appear as memory.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub pmem: Vec<PmemConfig>,
     /// Serial port COM1.
     pub serial: SerialConfig,
     /// virtio console.
     pub console: ConsoleConfig,
     /// Host PCI functions.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceConfig>,
     /// Sockets between host and guest.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +51,7 @@ pub struct VmConfig {
     /// The device by which a guest's kernel says that it has panicked.
     pub pvpanic: bool,
     /// Cells.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub numa: Vec<NumaConfig>,
     /// What firmware tables say of the machine.
     pub platform: PlatformConfig,
@@ -156,7 +157,7 @@ pub struct PlatformConfig {
     #[serde(alias = "uuid", skip_serializing_if = "Option::is_none")]
     pub system_uuid: Option<String>,
     /// Strings for whoever reads them in the guest (cloud-init does).
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub oem_strings: Vec<String>,
     /// Manufacturer.
     #[serde(skip_serializing_if = "Option::is_none")]

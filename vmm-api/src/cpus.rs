@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::json::list;
 use crate::unsupported::Unsupported;
 
 /// The guest's CPUs.
@@ -16,7 +17,7 @@ pub struct CpusConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topology: Option<CpuTopology>,
     /// Host CPUs that each vCPU's thread may run on.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub affinity: Vec<CpuAffinity>,
     /// Whether the guest may run guests, where the host can nest.
     pub nested: bool,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Fd;
 use crate::cpus::is_false;
+use crate::json::list;
 use crate::mac::MacAddr;
 use crate::unsupported::Unsupported;
 
@@ -154,10 +155,10 @@ pub struct NetConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<String>,
     /// Open taps (`IFF_VNET_HDR`), one for each pair of queues.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub fds: Vec<Fd>,
     /// Ours: open `/dev/vhost-net`, one for each pair of queues; without it the VMM moves packets itself.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub vhost_fds: Vec<Fd>,
     /// The guest's address; without it a random one.
     #[serde(skip_serializing_if = "Option::is_none")]

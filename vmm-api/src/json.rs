@@ -1,6 +1,6 @@
 //! Reading a request's JSON, with errors that say where it is wrong.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// JSON that is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +27,11 @@ pub fn read<T: for<'a> Deserialize<'a>>(json: &[u8]) -> Result<T, Malformed> {
     })
 }
 
+/// For lists: `null` is none, as it is to Cloud Hypervisor, whose client sends it.
+pub(crate) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 fn malformed(path: &str, error: &serde_json::Error) -> Malformed {
     let path = if path == "." || path == "?" { "" } else { path };
     Malformed { path: path.to_owned(), reason: error.to_string() }
@@ -45,6 +50,18 @@ mod tests {
         assert_eq!(path(r#"{"net": [{"iommu": true}]}"#), "net[0].iommu");
         assert_eq!(path("{} x"), "");
         assert_eq!(path("7"), "");
+    }
+
+    #[test]
+    fn no_list_is_an_empty_one() {
+        let null = r#"{"disks": null, "net": null, "fs": null, "pmem": null, "devices": null, "numa": null,
+                       "cpus": {"affinity": null}, "memory": {"zones": null}, "platform": {"oem_strings": null}}"#;
+        assert_eq!(read::<VmConfig>(null.as_bytes()), Ok(VmConfig::default()));
+        let cells = r#"{"numa": [{"guest_numa_id": 0, "cpus": null, "memory_zones": null, "distances": null}]}"#;
+        assert!(read::<VmConfig>(cells.as_bytes()).unwrap().numa[0].cpus.is_empty());
+        let net = r#"{"tap": "t", "fds": null, "vhost_fds": null}"#;
+        assert!(read::<crate::NetConfig>(net.as_bytes()).unwrap().fds.is_empty());
+        assert!(read::<crate::NetConfig>(br#"{"fds": 3}"#).unwrap_err().path == "fds");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cpus::is_false;
+use crate::json::list;
 use crate::unsupported::Unsupported;
 
 /// The guest's RAM: either `size`, or `zones`.
@@ -25,7 +26,7 @@ pub struct MemoryConfig {
     /// The host may back it with transparent huge pages.
     pub thp: bool,
     /// Parts of RAM, each with its own pages and host cell.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
     pub zones: Vec<MemoryZoneConfig>,
     /// Merging of like pages (KSM).
     #[serde(skip_serializing)]
@@ -139,13 +140,13 @@ pub struct NumaConfig {
     /// Its number in the guest.
     pub guest_numa_id: u32,
     /// Its vCPUs.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     pub cpus: Vec<u32>,
     /// Its zones of RAM.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     pub memory_zones: Vec<String>,
     /// How far others are; 20 where nothing is said, 10 is itself (ACPI 6.5, 5.2.17).
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     pub distances: Vec<NumaDistance>,
     /// PCI segments near it; there is only segment 0, near all.
     #[serde(default, skip_serializing)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::VmConfig;
+use crate::json::list;
 use crate::unsupported::Unsupported;
 
 /// `GET vmm.ping`.
@@ -109,7 +110,7 @@ pub struct RestoreConfig {
     #[serde(default)]
     pub resume: bool,
     /// Other host cells for zones.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list")]
     pub zone_updates: Vec<MemoryZoneUpdate>,
     /// Ours: what a snapshot doesn't contain because it belongs to a host: descriptors, paths, placement. As for
     /// `vm.create`; what the guest can see of it must be as it was.
@@ -118,6 +119,15 @@ pub struct RestoreConfig {
     /// Ours: the guest's clock goes on from where it stopped, in place of jumping to the present.
     #[serde(default)]
     pub keep_clock: bool,
+    /// Open taps for network devices: those in `config`.
+    #[serde(default, skip_serializing)]
+    pub net_fds: Unsupported,
+    /// VFIO character devices, open.
+    #[serde(default, skip_serializing)]
+    pub vfio_fds: Unsupported,
+    /// VFIO by iommufd, open.
+    #[serde(default, skip_serializing)]
+    pub iommufd_fd: Unsupported,
 }
 
 /// How RAM is filled.
@@ -138,4 +148,24 @@ pub struct MemoryZoneUpdate {
     pub id: String,
     /// The host cell.
     pub host_numa_node: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json;
+
+    #[test]
+    fn a_restore_brings_no_descriptors() {
+        let sent = r#"{"source_url": "file:///s", "prefault": false, "zone_updates": null, "net_fds": null,
+                       "vfio_fds": null, "iommufd_fd": null, "memory_restore_mode": "Copy", "resume": true}"#;
+        let restore: RestoreConfig = json::read(sent.as_bytes()).unwrap();
+        assert!(restore.resume && restore.zone_updates.is_empty());
+        for (name, value) in [("net_fds", r#"[{"id": "n", "num_fds": 1}]"#), ("vfio_fds", "[{}]"), ("iommufd_fd", "7")]
+        {
+            let sent = format!(r#"{{"source_url": "file:///s", "{name}": {value}}}"#);
+            let error = json::read::<RestoreConfig>(sent.as_bytes()).unwrap_err();
+            assert!(error.path == name && error.reason.starts_with("not supported by this VMM"), "{error}");
+        }
+    }
 }
