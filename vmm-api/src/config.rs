@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::console::{ConsoleConfig, DebugConsoleConfig, SerialConfig};
-use crate::cpus::{CpusConfig, is_false};
+use crate::cpus::CpusConfig;
 use crate::devices::{AgentConfig, DeviceConfig, DiskConfig, FsConfig, NetConfig, PmemConfig, RngConfig, VsockConfig};
 use crate::json::list;
 use crate::memory::{MemoryConfig, NumaConfig};
@@ -177,8 +177,9 @@ pub struct PlatformConfig {
     /// The chassis' asset tag.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chassis_asset_tag: Option<String>,
-    /// Whether host PCI functions may reach each other's memory, as far as the host lets them.
-    #[serde(skip_serializing_if = "is_false")]
+    /// Whether host PCI functions may reach each other's memory. They reach RAM only, whatever it says: `true` is the
+    /// published default, which clients send without meaning it.
+    #[serde(skip_serializing)]
     pub vfio_p2p_dma: bool,
     /// PCI segments: one.
     #[serde(skip_serializing)]
