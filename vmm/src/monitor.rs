@@ -9,7 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Instant;
 
+use rustix::event::PollFlags;
 use serde::Serialize;
+
+use crate::readiness::is_ready;
 
 /// Most listeners at a time; the one that has been there longest makes room.
 const MAX_LISTENERS: usize = 8;
@@ -158,13 +161,21 @@ impl Monitor {
         bytes.push(b'\n');
         // A line that was sent in part would spoil the next.
         self.listeners.retain_mut(|stream| stream.write(&bytes).is_ok_and(|sent| sent == bytes.len()));
-        if let Some(file) = &mut self.file {
-            bytes.push(b'\n');
-            if file.write_all(&bytes).is_err() {
-                self.file = None;
-            }
+        bytes.push(b'\n');
+        if let Some(Err(error)) = self.file.as_mut().map(|file| write_now(file, &bytes)) {
+            self.file = None;
+            // Where nobody hears this either, there is nobody.
+            let _ = writeln!(io::stderr(), "vse-vmm: the event monitor hears no more: {error}");
         }
     }
+}
+
+/// Writes a line to a file, or to a pipe or terminal that has room: all of them have it for some hundred bytes if for any.
+fn write_now(file: &mut File, line: &[u8]) -> io::Result<()> {
+    if !is_ready(file, PollFlags::OUT) {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    file.write_all(line)
 }
 
 /// Whether a listener has not closed its end. What listeners say is not heard.
@@ -238,6 +249,20 @@ mod tests {
         monitor.accept();
         assert_eq!(monitor.listeners.len(), MAX_LISTENERS);
         drop(all);
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_left() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut monitor = Monitor::default().with_file(File::from(std::os::fd::OwnedFd::from(writer)));
+        let told = (0..100_000).take_while(|_| {
+            monitor.tell(Happened::Paused);
+            monitor.file.is_some()
+        });
+        assert!((100..99_999).contains(&told.count()));
+        // What is in it are whole lines.
+        let text = std::io::read_to_string(reader).unwrap();
+        assert!(text.ends_with("\"properties\":null}\n\n"), "{text}");
     }
 
     #[test]
