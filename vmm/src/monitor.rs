@@ -12,7 +12,7 @@ use std::time::Instant;
 use rustix::event::PollFlags;
 use serde::Serialize;
 
-use crate::readiness::is_ready;
+use crate::readiness::{accept, is_ready};
 
 /// Most listeners at a time; the one that has been there longest makes room.
 const MAX_LISTENERS: usize = 8;
@@ -133,7 +133,7 @@ impl Monitor {
 
     /// Lets new listeners in.
     pub fn accept(&mut self) {
-        while let Some(Ok((stream, _))) = self.socket.as_ref().map(UnixListener::accept) {
+        while let Some(stream) = self.socket.as_ref().and_then(accept) {
             if stream.set_nonblocking(true).is_err() {
                 continue;
             }

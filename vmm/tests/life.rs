@@ -4,7 +4,8 @@
 mod process;
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 use process::{COUNTS, Vmm, assert_snapshot_is_small, event, has_kvm, kernel, out, until};
 
@@ -165,6 +166,30 @@ fn config_in(config: &str, folder: &std::path::Path) -> String {
     let mut value: serde_json::Value = serde_json::from_str(config).unwrap();
     value["serial"]["file"] = folder.join("serial").display().to_string().into();
     value.to_string()
+}
+
+#[test]
+fn who_can_not_be_let_in_costs_nothing() {
+    if !has_kvm() {
+        return;
+    }
+    let vmm = Vmm::start(tempfile::tempdir().unwrap(), &[]);
+    let mut inside = UnixStream::connect(vmm.api()).unwrap();
+    let ping = |stream: &mut UnixStream| {
+        stream.write_all(b"GET /api/v1/vmm.ping HTTP/1.1\r\n\r\n").unwrap();
+        stream.read(&mut [0; 4096]).unwrap()
+    };
+    assert!(ping(&mut inside) > 0);
+    // Numbers below this one that are free are soon not.
+    let before = vmm.limit_descriptors(vmm.has()[0] as u64);
+    let mut outside: Vec<_> = (0..8).map(|_| UnixStream::connect(vmm.api()).unwrap()).collect();
+    let _listener = vmm.events();
+    let ticks = vmm.ticks();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(vmm.ticks() - ticks < 50, "it is busy");
+    assert!(ping(&mut inside) > 0);
+    vmm.limit_descriptors(before);
+    assert!(outside.iter_mut().all(|stream| ping(stream) > 0));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::connection::Connection;
 use super::http::{Request, Response};
+use crate::readiness::accept;
 
 /// Most clients at a time: a node agent, and a few people.
 const MAX_CLIENTS: usize = 16;
@@ -99,7 +100,7 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
+        while let Some(stream) = accept(&self.listener) {
             let Ok(mut client) = Connection::new(stream) else { continue };
             if self.clients.len() >= MAX_CLIENTS {
                 // Whoever has been there longest and says nothing makes room.
