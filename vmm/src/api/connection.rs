@@ -64,6 +64,12 @@ impl Connection {
         self.unsent.is_empty() && self.received.is_empty()
     }
 
+    /// Whether it waits for its client: to begin a request, to finish one, or to read the answer.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.is_sending() || matches!(http::parse(&self.received), Ok(Parsed::Partial { .. }))
+    }
+
     /// Reads once what has come.
     ///
     /// # Errors

@@ -103,15 +103,17 @@ impl Server {
         while let Some(stream) = accept(&self.listener) {
             let Ok(mut client) = Connection::new(stream) else { continue };
             if self.clients.len() >= MAX_CLIENTS {
-                // Whoever has been there longest and says nothing makes room.
-                let idle = self.clients.iter().position(|client| client.as_ref().is_none_or(Connection::is_idle));
-                let Some(idle) = idle else {
+                // Whoever has been there longest and says nothing makes room; if there is none, whoever is in no hurry.
+                let place = |makes_room: fn(&Connection) -> bool| {
+                    self.clients.iter().position(|client| client.as_ref().is_none_or(makes_room))
+                };
+                let Some(place) = place(Connection::is_idle).or_else(|| place(Connection::is_waiting)) else {
                     client.refuse();
                     // It fits into the socket's buffer, or is lost.
                     let _ = client.send();
                     continue;
                 };
-                self.clients.remove(idle);
+                self.clients.remove(place);
             }
             self.clients.push(Some(client));
         }
@@ -179,6 +181,22 @@ mod tests {
         drop(clients);
         round(&mut server);
         assert_eq!(server.watched(), 1);
+    }
+
+    #[test]
+    fn who_never_finishes_makes_room() {
+        let (_kept, path, mut server) = server();
+        let mut slow: Vec<_> = (0..MAX_CLIENTS).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        slow.iter_mut().for_each(|client| client.write_all(b"G").unwrap());
+        (0..3).for_each(|_| round(&mut server));
+        assert_eq!(server.watched(), 1 + MAX_CLIENTS);
+        let mut client = UnixStream::connect(&path).unwrap();
+        assert!(ask(&mut server, &mut client).starts_with("HTTP/1.1 204"));
+        assert_eq!(slow[0].read(&mut [0]).unwrap(), 0, "who was there longest");
+        // Of those that are left each can still finish.
+        slow[1].write_all(b"ET /a HTTP/1.1\r\n\r\n").unwrap();
+        (0..3).for_each(|_| round(&mut server));
+        assert!(slow[1].read(&mut [0; 128]).unwrap() > 0);
     }
 
     #[test]
