@@ -13,6 +13,7 @@ struct Card {
     config: Mutex<Vec<u8>>,
     connected: Mutex<Option<(IrqKind, Vec<EventFd>)>>,
     has_unmask: Mutex<bool>,
+    refuses_unmask: bool,
     written: Mutex<Vec<(u8, u64)>>,
     resets: AtomicUsize,
 }
@@ -54,7 +55,7 @@ impl HostFunction for Arc<Card> {
     }
     fn connect_unmask(&self, _: &EventFd) -> io::Result<()> {
         *self.has_unmask.lock().unwrap() = true;
-        Ok(())
+        if self.refuses_unmask { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
     }
     fn disconnect(&self, kind: IrqKind) {
         let before = self.connected.lock().unwrap().take();
@@ -77,7 +78,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let card = Arc::new(Card { config: Mutex::new(e1000e()), ..Card::default() });
+        Self::with(Card::default())
+    }
+
+    fn with(card: Card) -> Self {
+        let card = Arc::new(Card { config: Mutex::new(e1000e()), ..card });
         let chip = Arc::new(Recorder::default());
         let vm = Arc::new(kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap());
         let ports = Ports { interrupts: Interrupts::new(chip.clone()), memory_slots: Slots::new(vm), slot: 2 };
@@ -135,6 +140,16 @@ fn interrupts_are_of_the_kind_the_guest_chose() {
     bench.function.write_bar(3, 24, &0x51u64.to_le_bytes());
     assert_eq!(bench.chip.connected.lock().unwrap().len(), 1);
     assert!(bench.card.written.lock().unwrap().is_empty(), "the table is not the card's");
+}
+
+#[test]
+fn half_an_inta_is_none() {
+    let bench = Bench::with(Card { refuses_unmask: true, ..Card::default() });
+    bench.function.write_config(4, &[6, 0]);
+    assert!(*bench.card.has_unmask.lock().unwrap());
+    assert_eq!((bench.connected(), bench.chip.connected.lock().unwrap().len()), (None, 0));
+    bench.function.write_config(bench.capability(5) + 2, &[1, 0]);
+    assert_eq!(bench.connected(), Some((IrqKind::Msi, 1)));
 }
 
 #[test]

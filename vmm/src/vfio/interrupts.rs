@@ -90,7 +90,8 @@ impl FunctionInterrupts {
             _ => {
                 let line = ResampledLine::new(self.interrupts.clone(), self.slot)?;
                 host.connect(IrqKind::Intx, &[&line.raise])?;
-                host.connect_unmask(&line.handled)?;
+                // Half connected, it would refuse every other kind.
+                host.connect_unmask(&line.handled).inspect_err(|_| host.disconnect(IrqKind::Intx))?;
                 Ok(Connected::Intx(line))
             }
         }
