@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use kvm_ioctls::VmFd;
@@ -22,8 +23,26 @@ pub(super) struct Passthrough {
     slots: Slots,
     container_fd: Option<RawFd>,
     container: Option<Arc<Container>>,
-    /// By the number that the configuration gives, for as long as a function of the group is there.
-    groups: BTreeMap<RawFd, Weak<Group>>,
+    /// For as long as a function of the group is there.
+    groups: BTreeMap<Source, Weak<Group>>,
+}
+
+/// Where a group comes from; it can be opened once.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    /// The number that the configuration gives.
+    Descriptor(RawFd),
+    /// Its device node.
+    Node(PathBuf),
+}
+
+impl Source {
+    fn open(&self) -> Result<OwnedFd, AnyError> {
+        Ok(match self {
+            Self::Descriptor(number) => descriptors::take(*number)?,
+            Self::Node(path) => vfio::open_group(path)?,
+        })
+    }
 }
 
 impl Passthrough {
@@ -39,13 +58,14 @@ impl Passthrough {
         interrupts: &Arc<Interrupts>,
         memory: &GuestMemory,
     ) -> Result<Arc<dyn PciFunction>, AnyError> {
-        let (group, address) = match (config.vfio_group_fd, &config.host_address) {
-            (Some(number), Some(address)) => (self.group(number, memory)?, address.clone()),
+        let (source, address) = match (config.vfio_group_fd, &config.host_address) {
+            (Some(number), Some(address)) => (Source::Descriptor(number), address.clone()),
             _ => {
-                let (group, address) = vfio::open_by_path(&config.path)?;
-                (Group::new(self.container(memory)?, group)?, address)
+                let (node, address) = vfio::locate(&config.path)?;
+                (Source::Node(node), address)
             }
         };
+        let group = self.group(source, memory)?;
         let device = Device::new(group, &address)?;
         let ports = vfio::Ports { interrupts: Arc::clone(interrupts), memory_slots: self.slots.clone(), slot };
         Ok(Arc::new(VfioPci::new(Box::new(device), &address, ports)?))
@@ -64,12 +84,12 @@ impl Passthrough {
         Ok(container)
     }
 
-    fn group(&mut self, number: RawFd, memory: &GuestMemory) -> Result<Arc<Group>, AnyError> {
-        if let Some(group) = self.groups.get(&number).and_then(Weak::upgrade) {
+    fn group(&mut self, source: Source, memory: &GuestMemory) -> Result<Arc<Group>, AnyError> {
+        if let Some(group) = self.groups.get(&source).and_then(Weak::upgrade) {
             return Ok(group);
         }
-        let group = Group::new(self.container(memory)?, descriptors::take(number)?)?;
-        self.groups.insert(number, Arc::downgrade(&group));
+        let group = Group::new(self.container(memory)?, source.open()?)?;
+        self.groups.insert(source, Arc::downgrade(&group));
         Ok(group)
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
@@ -162,20 +162,27 @@ impl Drop for Group {
     }
 }
 
-/// For hosts where paths may be opened: the group of the function at a path of sysfs
-/// (`/sys/bus/pci/devices/0000:65:00.1`) as descriptor, and the function's address.
+/// For hosts where paths may be opened: what a function is called at a path of sysfs (`/sys/bus/pci/devices/0000:65:00.1`,
+/// which has to be absolute), and the device node of its group.
 ///
 /// # Errors
-/// When there is no such function, or its group can't be opened.
-pub fn open_by_path(path: &Path) -> Result<(OwnedFd, String), VfioError> {
+/// When there is no such function, or it has no group.
+pub fn locate(path: &Path) -> Result<(PathBuf, String), VfioError> {
     let shown = path.display();
     let group =
         path.join("iommu_group").canonicalize().map_err(failed(format!("finding the IOMMU group of {shown}")))?;
     let function = path.canonicalize().map_err(failed(format!("finding {shown}")))?;
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let node = Path::new("/dev/vfio").join(name(&group));
-    let file = File::options().read(true).write(true).open(&node);
-    Ok((file.map_err(failed(format!("opening {}", node.display())))?.into(), name(&function)))
+    Ok((Path::new("/dev/vfio").join(name(&group)), name(&function)))
+}
+
+/// Opens a group's device node, which only one can have open.
+///
+/// # Errors
+/// When it can't be opened.
+pub fn open_group(node: &Path) -> Result<OwnedFd, VfioError> {
+    let file = File::options().read(true).write(true).open(node);
+    Ok(file.map_err(failed(format!("opening {}", node.display())))?.into())
 }
 
 #[cfg(test)]
@@ -187,6 +194,22 @@ mod tests {
         let vm = kvm_ioctls::Kvm::new().unwrap().create_vm().unwrap();
         let null = || File::open("/dev/null").unwrap().into();
         assert!(matches!(Container::new(null(), GuestMemory::default(), &vm), Err(VfioError::NotAContainer)));
-        assert!(matches!(open_by_path(Path::new("/sys/nothing")), Err(VfioError::Host { .. })));
+        assert!(matches!(open_group(Path::new("/dev/vfio/nothing")), Err(VfioError::Host { .. })));
+    }
+
+    #[test]
+    fn functions_of_a_group_have_one_node() {
+        let sysfs = tempfile::tempdir().unwrap();
+        let groups = sysfs.path().join("kernel/iommu_groups/26");
+        std::fs::create_dir_all(&groups).unwrap();
+        for name in ["0000:65:00.0", "0000:65:00.1"] {
+            // As there, the function is found by a link.
+            let (function, link) = (sysfs.path().join("devices").join(name), sysfs.path().join(format!("link-{name}")));
+            std::fs::create_dir_all(&function).unwrap();
+            std::os::unix::fs::symlink(&groups, function.join("iommu_group")).unwrap();
+            std::os::unix::fs::symlink(&function, &link).unwrap();
+            assert_eq!(locate(&link).unwrap(), (PathBuf::from("/dev/vfio/26"), name.to_owned()));
+        }
+        assert!(matches!(locate(Path::new("/sys/nothing")), Err(VfioError::Host { .. })));
     }
 }

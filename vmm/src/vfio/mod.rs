@@ -21,7 +21,7 @@ mod ioctls;
 mod regions;
 mod view;
 
-pub use container::{Container, Group, VfioError, open_by_path};
+pub use container::{Container, Group, VfioError, locate, open_group};
 pub use device::Device;
 pub use function::{Ports, VfioPci};
 pub use host::{HostFunction, IrqKind, Region};
