@@ -39,6 +39,7 @@ pub mod interrupts;
 pub mod layout;
 pub mod legacy;
 pub mod machine;
+pub mod made_socket;
 pub mod memory;
 pub mod monitor;
 pub mod options;

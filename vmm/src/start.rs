@@ -15,6 +15,7 @@ use vse_vmm_api::{Fd, VmConfig, json};
 use crate::api::Server;
 use crate::api::http::BODY_BYTES;
 use crate::machine::{Events as MachineEvents, descriptors};
+use crate::made_socket::MadeSocket;
 use crate::monitor::Monitor;
 use crate::options::{ConfigFrom, Endpoint, Events, Options};
 use crate::seccomp::{FilterError, Filters, Role};
@@ -135,21 +136,12 @@ fn opening(path: &Path) -> impl FnOnce(io::Error) -> StartError {
 
 /// Sockets that were made, to be unmade at the end.
 #[derive(Default)]
-struct Made(Vec<PathBuf>);
+struct Made(Vec<MadeSocket>);
 
 impl Made {
     fn bind(&mut self, path: &Path) -> Result<UnixListener, StartError> {
-        let socket = UnixListener::bind(path).map_err(opening(path))?;
-        self.0.push(path.to_owned());
-        Ok(socket)
-    }
-}
-
-impl Drop for Made {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            // Someone may have done it already.
-            let _ = std::fs::remove_file(path);
-        }
+        let (listener, made) = MadeSocket::bind(path).map_err(opening(path))?;
+        self.0.push(made);
+        Ok(listener)
     }
 }

@@ -61,6 +61,8 @@ fn nothing_is_left_of_guests_that_are_no_more() {
         serde_json::from_str(&config(folder.path(), &kernel(folder.path(), &COUNTS))).unwrap();
     config["disks"] = serde_json::json!([{"path": path("disk")}]);
     config["console"] = serde_json::json!({"mode": "Null"});
+    config["agent"] = serde_json::json!({"socket": path("agent")});
+    config["vsock"] = serde_json::json!({"cid": 3, "socket": path("vsock")});
     let mut impossible = config.clone();
     impossible["payload"]["kernel"] = path("disk").into();
     let (config, impossible) = (config.to_string(), impossible.to_string());
@@ -80,6 +82,7 @@ fn nothing_is_left_of_guests_that_are_no_more() {
         life();
     }
     assert_eq!(vmm.has(), before);
+    assert!(!vmm.folder.path().join("agent").exists() && !vmm.folder.path().join("vsock").exists());
 }
 
 /// Answers what a vhost-user front-end asks first (SET_OWNER, GET_FEATURES): that it can do nothing special.

@@ -1,5 +1,6 @@
 //! Devices out of their configuration, onto the bus.
 
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use super::virtio_devices::{self, AnyError};
 use super::{Event, Events};
 use crate::hypervisor::Slots;
 use crate::interrupts::Interrupts;
+use crate::made_socket::MadeSocket;
 use crate::memory::GuestMemory;
 use crate::pci::{PciFunction, PciRoot, PlugError, SLOTS};
 use crate::seccomp::Filters;
@@ -47,12 +49,14 @@ pub(super) enum Wanted<'a> {
 }
 
 /// A device on the bus.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Attached {
     pub id: String,
     pub slot: u8,
     /// Whether it may leave while the guest runs.
     pub is_removable: bool,
+    /// Where it listens; gone with the device, so that the next can listen there.
+    _socket: Option<MadeSocket>,
 }
 
 /// How a device comes to be there.
@@ -124,6 +128,15 @@ impl Wanted<'_> {
         }
     }
 
+    /// The unix socket that the device listens at.
+    fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Console(config) => config.agent.as_ref().map(|agent| agent.socket.as_path()),
+            Self::Vsock(config) if config.vhost_fd.is_none() => Some(&config.socket),
+            _ => None,
+        }
+    }
+
     /// Only what API callers may add they may remove; a file in guest memory stays, as its pages may be in use.
     fn is_removable(&self) -> bool {
         !matches!(self, Self::Rng(_) | Self::Console(_) | Self::Pmem(_))
@@ -141,14 +154,17 @@ impl Workshop {
             Arrival::Cold => self.pci.free_slot(wanted.slot(), 0..SLOTS).map_err(misplaced)?,
             Arrival::Hot => self.pci.free_slot(wanted.slot(), SPARE_SLOTS).map_err(misplaced)?,
         };
-        let function = self.function(wanted, arrival, slot).map_err(failed)?;
+        let made = wanted.socket().map(virtio_devices::listen).transpose().map_err(failed)?;
+        let (listener, socket) = made.unzip();
+        let function = self.function(wanted, arrival, slot, listener).map_err(failed)?;
         match arrival {
             Arrival::Cold => self.pci.add(slot, function),
             Arrival::Hot => self.pci.plug(slot, function),
             Arrival::Restored(..) => self.pci.add_restored(slot, function),
         }
         .map_err(misplaced)?;
-        Ok(Attached { id, slot, is_removable: wanted.is_removable() && SPARE_SLOTS.contains(&slot) })
+        let is_removable = wanted.is_removable() && SPARE_SLOTS.contains(&slot);
+        Ok(Attached { id, slot, is_removable, _socket: socket })
     }
 
     fn function(
@@ -156,6 +172,7 @@ impl Workshop {
         wanted: &Wanted<'_>,
         arrival: Arrival<'_>,
         slot: u8,
+        listener: Option<UnixListener>,
     ) -> Result<Arc<dyn PciFunction>, AnyError> {
         let (filters, id) = (self.filters.as_ref(), wanted.id());
         let device: Box<dyn VirtioDevice> = match wanted {
@@ -165,7 +182,7 @@ impl Workshop {
             Wanted::Console(config) => {
                 let events = Arc::clone(&self.events);
                 let watcher = Arc::new(move |connected| events.send(Event::Agent { connected }));
-                virtio_devices::console(config, watcher, filters)?
+                virtio_devices::console(config, listener, watcher, filters)?
             }
             Wanted::Vfio(config) => {
                 return self.passthrough.function(config, slot, &self.interrupts, &self.memory);
@@ -175,7 +192,7 @@ impl Workshop {
                 let pmem = virtio_devices::pmem(config, filters)?;
                 Box::new(self.pmem.place(pmem, &id, &self.memory_slots)?)
             }
-            Wanted::Vsock(config) => virtio_devices::vsock(config, filters)?,
+            Wanted::Vsock(config) => virtio_devices::vsock(config, listener, filters)?,
         };
         let wiring = Wiring {
             memory: self.memory.clone(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use vse_vmm_api::{ConsoleConfig, ConsoleMode, DiskConfig, FsConfig, NetConfig, PmemConfig, VmConfig, VsockConfig};
 
 use super::descriptors::{self, DescriptorError};
+use crate::made_socket::MadeSocket;
 use crate::memory::GuestMemory;
 use crate::seccomp::{Filters, Role};
 use crate::virtio::VirtioDevice;
@@ -72,13 +73,22 @@ pub(super) fn rng(filters: &Filters) -> Made {
     Ok(Box::new(Rng::new(filters.of(Role::Rng)?)?))
 }
 
-/// The first port is the terminal, if there is one. `watcher` hears whether the agent is there.
-pub(super) fn console(config: &VmConfig, watcher: Arc<dyn Fn(bool) + Send + Sync>, filters: &Filters) -> Made {
+/// Makes the socket that a device listens at.
+pub(super) fn listen(path: &Path) -> Result<(UnixListener, MadeSocket), AnyError> {
+    Ok(MadeSocket::bind(path).map_err(opening(path))?)
+}
+
+/// The first port is the terminal, if there is one, the next the agent's, at `listener`. `watcher` hears whether the agent
+/// is there.
+pub(super) fn console(
+    config: &VmConfig,
+    listener: Option<UnixListener>,
+    watcher: Arc<dyn Fn(bool) + Send + Sync>,
+    filters: &Filters,
+) -> Made {
     let mut ports = Vec::new();
     ports.extend(terminal(&config.console)?);
-    if let Some(agent) = &config.agent {
-        let listener = UnixListener::bind(&agent.socket)
-            .map_err(|source| DescriptorError::Open { path: agent.socket.display().to_string(), source })?;
+    if let Some(listener) = listener {
         ports.push(PortOptions::named(AGENT, listener, Some(watcher))?);
     }
     Ok(Box::new(Console::new(ports, filters.of(Role::Console)?)?))
@@ -121,14 +131,12 @@ pub(super) fn pmem(config: &PmemConfig, filters: &Filters) -> Result<Pmem, AnyEr
     Ok(Pmem::new(file, mode, config.size, filters.of(Role::Pmem)?)?)
 }
 
-/// Sockets between host and guest, by this process or by the kernel.
-pub(super) fn vsock(config: &VsockConfig, filters: &Filters) -> Made {
-    let backend = match config.vhost_fd {
-        Some(number) => VsockBackend::Kernel(descriptors::copy(number)?.into()),
-        None => {
-            let listener = UnixListener::bind(&config.socket).map_err(opening(&config.socket))?;
-            VsockBackend::Sockets(Sockets { listener, path: config.socket.clone() })
-        }
+/// Sockets between host and guest, by this process, where host programs connect to `listener`, or by the kernel.
+pub(super) fn vsock(config: &VsockConfig, listener: Option<UnixListener>, filters: &Filters) -> Made {
+    let backend = match (config.vhost_fd, listener) {
+        (Some(number), _) => VsockBackend::Kernel(descriptors::copy(number)?.into()),
+        (None, Some(listener)) => VsockBackend::Sockets(Sockets { listener, path: config.socket.clone() }),
+        (None, None) => return Err(DescriptorError::Neither.into()),
     };
     Ok(Box::new(Vsock::new(backend, config.cid, filters.of(Role::Vsock)?)?))
 }
