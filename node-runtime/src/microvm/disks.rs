@@ -4,7 +4,7 @@
 use super::pod_process::{self, PodProcess};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, fstatvfs, ftruncate, openat2, unlinkat};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use vse_crds::labels::paths;
 use vse_crds::{Backing, MicroVMDisk, quantity};
 use vse_engine::{Cache, Disk, DiskSource, Storage};
@@ -35,6 +35,14 @@ pub enum Error {
         /// Why it failed.
         source: Errno,
     },
+    /// Somebody has it.
+    #[error(
+        "volume {name}: the host, or another of its guests, has this disk in use; a claim is for one VSE at a time"
+    )]
+    InUse {
+        /// The volume.
+        name: String,
+    },
     /// Not a disk.
     #[error("volume {name}: {problem}")]
     NoDisk {
@@ -50,7 +58,7 @@ impl Error {
     pub fn is_final(&self) -> bool {
         match self {
             Error::NoDisk { .. } => true,
-            Error::Pod { .. } | Error::Io { .. } => false,
+            Error::Pod { .. } | Error::Io { .. } | Error::InUse { .. } => false,
         }
     }
 }
@@ -78,12 +86,24 @@ fn access(disk: &MicroVMDisk) -> OFlags {
 fn block(process: &PodProcess, disk: &MicroVMDisk) -> Result<OwnedFd, Error> {
     let path = format!("{}/{}", paths::DEVICES, disk.name);
     let pod = |source| Error::Pod { name: disk.name.clone(), source };
-    // Looked at before it is opened for real: opening some character devices has effects.
     let looked = process.open_in_root(&path, OFlags::PATH | OFlags::NOFOLLOW).map_err(pod)?;
-    if kind(disk, &looked)? != FileType::BlockDevice {
-        return Err(no_disk(disk, format!("{path} in the pod is no block device")));
+    open_block(disk, &looked)
+}
+
+/// Opens what was looked at: opening some character devices has effects, and at its path another may lie by now. What
+/// can be written is claimed as long as somebody has this descriptor, which is the engine (open(2), O_EXCL on block
+/// devices): no mount, no other guest, and [`crate::pci`] sees it.
+fn open_block(disk: &MicroVMDisk, looked: &OwnedFd) -> Result<OwnedFd, Error> {
+    if kind(disk, looked)? != FileType::BlockDevice {
+        return Err(no_disk(disk, "what the pod has for it is no block device".into()));
     }
-    process.open_in_root(&path, access(disk) | OFlags::DIRECT).map_err(pod)
+    let same = format!("/proc/self/fd/{}", looked.as_raw_fd());
+    let claim = if disk.read_only { OFlags::empty() } else { OFlags::EXCL };
+    let name = disk.name.clone();
+    match rustix::fs::open(same, access(disk) | claim | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty()) {
+        Err(Errno::BUSY) => Err(Error::InUse { name }),
+        opened => opened.map_err(|source| Error::Io { name, action: "open", what: "its block device", source }),
+    }
 }
 
 fn file(process: &PodProcess, disk: &MicroVMDisk) -> Result<(OwnedFd, Cache), Error> {
@@ -155,4 +175,21 @@ fn io(disk: &MicroVMDisk, action: &'static str) -> impl Fn(Errno) -> Error {
 
 fn no_disk(disk: &MicroVMDisk, problem: String) -> Error {
     Error::NoDisk { name: disk.name.clone(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_block_device_is_not_opened() {
+        let disk = MicroVMDisk { name: "data".into(), backing: Backing::Block, read_only: false, capacity: None };
+        let directory = tempfile::tempdir().unwrap();
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        for path in [std::path::Path::new("/dev/null"), directory.path()] {
+            let looked = rustix::fs::open(path, flags, Mode::empty()).unwrap();
+            let error = open_block(&disk, &looked).unwrap_err();
+            assert_eq!(error.to_string(), "volume data: what the pod has for it is no block device");
+        }
+    }
 }

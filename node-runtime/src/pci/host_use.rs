@@ -24,7 +24,7 @@ pub enum HostUse {
     Stacked(String),
     /// Its network interface is in another network namespace.
     Elsewhere,
-    /// A disk is mounted, swapped to, or part of a volume.
+    /// A disk is mounted, swapped to, part of a volume, or a pod's.
     Disk(String),
     /// The firmware's console is on it.
     Console,
@@ -39,7 +39,7 @@ impl fmt::Display for HostUse {
                 write!(f, "its network interface {name} is part of another one; take it out of that")
             }
             Self::Elsewhere => f.write_str("its network interface is in a container's network namespace"),
-            Self::Disk(name) => write!(f, "its disk {name} is mounted, swapped to, or part of a volume"),
+            Self::Disk(name) => write!(f, "its disk {name} is mounted, swapped to, part of a volume, or a pod's"),
             Self::Console => f.write_str("the host's console is on it"),
         }
     }
@@ -147,8 +147,7 @@ fn routed(root: &Root) -> BTreeSet<String> {
 
 /// Whether somebody has claimed a disk, or nobody can tell.
 pub(super) fn claimed(root: &Root, disk: &str) -> Option<HostUse> {
-    // sysfs has `!` where names under /dev have a slash.
-    match root.open_unclaimed(&format!("dev/{}", disk.replace('!', "/"))) {
+    match root.open_unclaimed(&node(disk)) {
         Ok(_) => None,
         // A drive without anything in it.
         Err(error) if error.raw_os_error() == Some(Errno::NOMEDIUM.raw_os_error()) => None,
@@ -156,22 +155,27 @@ pub(super) fn claimed(root: &Root, disk: &str) -> Option<HostUse> {
     }
 }
 
+/// A disk's file. sysfs has `!` where names under /dev have a slash.
+fn node(disk: &str) -> String {
+    format!("/dev/{}", disk.replace('!', "/"))
+}
+
 /// Disks, and which of them are in use as far as files tell.
+///
+/// Not every pod claims a disk that is one of its volumes. But kubelet mounts the disk's file in a directory of its own and
+/// puts a loop device on it, for as long as the pod is there (MapBlockVolume, pkg/volume/util/volume_path_handler.go).
 fn disks(root: &Root) -> Result<Disks, Error> {
     let mounts = root.text("proc/1/mountinfo")?;
     let swaps = root.optional("proc/swaps").unwrap_or_default();
-    let mut used: BTreeSet<&str> = swaps.lines().filter_map(|line| line.split_ascii_whitespace().next()).collect();
-    // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue (proc_pid_mountinfo(5))
-    for line in mounts.lines() {
-        used.extend(line.split_ascii_whitespace().nth(2));
-        used.extend(line.split_once(" - ").and_then(|(_, rest)| rest.split_ascii_whitespace().nth(1)));
-    }
+    let mut used = loops(root);
+    used.extend(swaps.lines().filter_map(|line| line.split_ascii_whitespace().next()).map(str::to_owned));
+    used.extend(mounts.lines().flat_map(mounted));
     let mut disks = Disks::default();
     for name in root.names("sys/class/block") {
         let directory = format!("sys/class/block/{name}");
         let number = root.optional(&format!("{directory}/dev")).unwrap_or_default();
-        let is_used = used.contains(number.as_str())
-            || used.contains(format!("/dev/{name}").as_str())
+        let is_used = used.contains(&number)
+            || used.contains(&node(&name))
             || !root.names(&format!("{directory}/holders")).is_empty();
         for address in functions_behind(root, &directory) {
             if is_used {
@@ -183,6 +187,24 @@ fn disks(root: &Root) -> Result<Disks, Error> {
         }
     }
     Ok(disks)
+}
+
+/// What a line of mountinfo has in use: a device's number and its file. Of a mounted file of a device, that one.
+fn mounted(line: &str) -> impl Iterator<Item = String> {
+    // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue (proc_pid_mountinfo(5))
+    let (place, system) = line.split_once(" - ").unwrap_or((line, ""));
+    let mut place = place.split_ascii_whitespace().skip(2);
+    let (number, part) = (place.next(), place.next());
+    let mut system = system.split_ascii_whitespace();
+    let (kind, source) = (system.next(), system.next());
+    let device = part.filter(|_| kind == Some("devtmpfs")).map(|part| format!("/dev{part}"));
+    [number, source].into_iter().flatten().map(str::to_owned).chain(device)
+}
+
+/// What loop devices lie on.
+fn loops(root: &Root) -> BTreeSet<String> {
+    let loops = root.names("sys/block").into_iter().filter(|name| name.starts_with("loop"));
+    loops.filter_map(|name| root.optional(&format!("sys/block/{name}/loop/backing_file"))).collect()
 }
 
 /// The functions a disk hangs on. A disk of an NVMe subsystem belongs to the functions of all its controllers.

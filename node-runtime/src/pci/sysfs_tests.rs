@@ -156,6 +156,26 @@ fn a_disk_is_in_use_when_mounted_swapped_to_or_held() {
 }
 
 #[test]
+fn a_disk_that_is_a_pods_block_volume_is_in_use() {
+    let fresh = || {
+        let host = Host::new();
+        host.disk(&format!("pci0000:00/0000:00:01.0/{CARD}/nvme/nvme0/nvme0n1"));
+        host.file("proc/1/mountinfo", "24 1 0:6 / /dev rw,nosuid shared:2 - devtmpfs devtmpfs rw\n");
+        assert_eq!(host.host_use(), None);
+        host
+    };
+    let nvme = Some(HostUse::Disk("nvme0n1".into()));
+    let host = fresh();
+    let volume = "/var/lib/kubelet/plugins/kubernetes.io~local-volume/volumeDevices/pv/8f1d";
+    let mount = format!("90 22 0:6 /nvme0n1 {volume} rw,nosuid shared:2 - devtmpfs devtmpfs rw\n");
+    host.file("proc/1/mountinfo", &mount);
+    assert_eq!(host.host_use(), nvme);
+    let host = fresh();
+    host.file("sys/block/loop3/loop/backing_file", "/dev/nvme0n1\n");
+    assert_eq!(host.host_use(), nvme);
+}
+
+#[test]
 fn a_disk_of_an_nvme_subsystem_is_its_controllers() {
     let host = Host::new();
     host.disk("virtual/nvme-subsystem/nvme-subsys0/nvme0n1");
