@@ -26,9 +26,9 @@ node_create() {
     local directory=$machines/node-$1
     machine_identity "node-$1" "$(node_ip "$1")" node
     echo "hugepages=$lab_hugepages" >>"$directory/root/etc/machine/settings"
-    # A cell's memory differs by some pages from boot to boot, and kubelet refuses to start on a
-    # state of other sizes; no pod of before is left anyhow.
-    sed -i '1i rm -f /var/lib/kubelet/memory_manager_state' "$directory/root/etc/machine/role"
+    # A cell's memory differs by some pages from boot to boot, its CPUs with LAB_CPUS, and kubelet
+    # refuses to start on a state of others; no pod of before is left anyhow.
+    sed -i '1i rm -f /var/lib/kubelet/{cpu,memory}_manager_state' "$directory/root/etc/machine/role"
     node_files "$1"
     images_preload "$CLUSTER/containerd"
     host_disk "$directory" "$CLUSTER/containerd"

@@ -154,7 +154,7 @@ down() {
     ! ip link show "$cluster_id" >/dev/null 2>&1 || ip link del "$cluster_id"
     found=$(leftovers)
     [[ -z $found ]] || die "still there:"$'\n'"$found"
-    rm -rf "${CLUSTER:?}"/{machines,volumes,archives,containerd,pki,kubeconfig,nodes,net,routes,complete,pause.tar,provider}
+    rm -rf "${CLUSTER:?}"/{machines,volumes,archives,containerd,pki,kubeconfig,nodes,net,routes,complete,pause.tar,provider,preload.*}
 }
 
 leftovers() {

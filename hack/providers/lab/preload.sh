@@ -19,7 +19,8 @@ images_preload() {
             shift
             containerd --config "$work/config.toml" >"$work/log" 2>&1 &
             until ctr --address "$work/socket" version >/dev/null 2>&1; do
-                kill -0 $! && sleep 0.1
+                kill -0 $! 2>/dev/null || { echo "containerd has ended" >>"$work/log"; exit 1; }
+                sleep 0.1
             done
             for archive; do
                 ctr --address "$work/socket" --namespace k8s.io images import \
