@@ -168,6 +168,9 @@ impl Guest {
                 return Ok(Inside::Unintelligible);
             }
         };
+        if answer.inside.has_its_memory() {
+            self.context.huge_pages.settle(&vm.spec.pod_uid);
+        }
         match answer.inside {
             Inside::Launcher if self.memory.timings.pod_ready.is_none() => {
                 self.memory.timings.pod_ready = Some(Timestamp::now());
@@ -331,7 +334,6 @@ impl Guest {
 
     /// Pins the engine's threads, looks where its memory lies, and lets the guest run its first instruction.
     async fn boot(&mut self, vm: &MicroVM, now: Timestamp) -> Result<(), Error> {
-        self.context.huge_pages.settle(&vm.spec.pod_uid);
         let process = self.session.process().ok_or(Error::Gone)?;
         let placed = launch::place(&self.context, &vm.spec, process)?;
         if let Err(error) = launch::check_huge_pages(&vm.spec, &placed.cells, process) {

@@ -90,6 +90,14 @@ pub enum Inside {
     Unintelligible,
 }
 
+impl Inside {
+    /// Whether an engine has taken the memory of its guest, or will take none any more. What it waits for before it
+    /// boots, or whether it waits at all, differs.
+    pub fn has_its_memory(self) -> bool {
+        matches!(self, Inside::Prelaunch | Inside::Running | Inside::Paused | Inside::Ended)
+    }
+}
+
 /// What the engine said about the guest's end before it went away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastWords {
