@@ -63,6 +63,14 @@ pub enum TakeError {
         /// Why.
         why: String,
     },
+    /// The host has taken what kubelet allocated into use, perhaps only for now.
+    #[error("device {id} can't be passed through now: {why}")]
+    InUse {
+        /// The device.
+        id: String,
+        /// Why.
+        why: String,
+    },
     /// The kernel did not bind a function.
     #[error("{address} was not bound to vfio-pci; the kernel's log may say more: {why}")]
     NotBound {
@@ -255,6 +263,42 @@ fn usable<'a>(units: &'a [Unit], class: &str, id: &str) -> Result<&'a Unit, Take
     let unit = found.ok_or_else(|| unusable(&format!("it is not of device class {class} any more")))?;
     match &unit.problem {
         None => Ok(unit),
+        Some(problem) if problem.passes => Err(TakeError::InUse { id: id.to_owned(), why: problem.message.clone() }),
         Some(problem) => Err(unusable(&problem.message)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pci::fixture::{at, card, machine};
+    use crate::pci::function::Function;
+    use crate::pci::host_use::HostUse;
+    use vse_crds::PciSelector;
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let selector = PciSelector { vendor_device: Some("8086:10d3".into()), ..PciSelector::default() };
+        let class =
+            DeviceClass { name: "nic".into(), selector, virtual_functions: None, migration: Default::default() };
+        let used = |of: Function| Function { host_use: Some(HostUse::Up("ens1".into())), ..of };
+        let foreign = Function { device: "1521".into(), ..card(4) };
+        let host = machine([
+            (at(1), card(1)),
+            (at(2), used(card(2))),
+            (at(3), card(3)),
+            (at(4), used(Function { device: "1521".into(), ..card(3) })),
+            (at(5), card(4)),
+            (at(6), foreign),
+        ]);
+        let classes = [class];
+        let known = units(&host, &members(&host, &classes));
+        let is_final = |id: &str| usable(&known, "nic", id).err().map(|error| error.is_final());
+        assert_eq!(is_final(&at(1).to_string()), None);
+        assert_eq!(is_final(&at(2).to_string()), Some(false));
+        assert_eq!(is_final(&at(3).to_string()), Some(false), "another of its group is in use");
+        assert_eq!(is_final(&at(5).to_string()), Some(true), "another of its group is of no class");
+        assert_eq!(is_final(&at(7).to_string()), Some(true));
+        assert_eq!(is_final("card"), Some(true));
     }
 }

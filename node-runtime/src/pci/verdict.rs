@@ -15,11 +15,13 @@ pub struct Problem {
     pub reason: VerdictReason,
     /// What is in the way, and what would help.
     pub message: String,
+    /// It may be over at the next look: the host uses the function, or another of its group.
+    pub passes: bool,
 }
 
 impl Problem {
     fn new(reason: VerdictReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self { reason, message: message.into(), passes: reason == VerdictReason::InUse }
     }
 }
 
@@ -71,7 +73,7 @@ pub fn units(machine: &Machine, members: &Members<'_>) -> Vec<Unit> {
 pub fn verdict(machine: &Machine, members: &Members<'_>, address: Address) -> DeviceVerdict {
     match problem(machine, members, address) {
         None => DeviceVerdict { usable: true, reason: VerdictReason::Usable, message: String::new() },
-        Some(Problem { reason, message }) => DeviceVerdict { usable: false, reason, message },
+        Some(Problem { reason, message, .. }) => DeviceVerdict { usable: false, reason, message },
     }
 }
 
@@ -120,12 +122,12 @@ fn own_problem(machine: &Machine, f: &Function) -> Option<Problem> {
 fn group_problem(machine: &Machine, members: &Members<'_>, address: Address, group: Group) -> Option<Problem> {
     let mut others = machine.group(group.number).filter(|(other, _)| **other != address);
     others.find_map(|(other, f)| {
-        let why = match own_problem(machine, f) {
-            Some(problem) => problem.message,
-            None if members.get(other) != members.get(&address) => "it is not of the same device class".into(),
+        let (why, passes) = match own_problem(machine, f) {
+            Some(problem) => (problem.message, problem.passes),
+            None if members.get(other) != members.get(&address) => ("it is not of the same device class".into(), false),
             None => return None,
         };
         let message = format!("its IOMMU group {} also has {other}: {why}", group.number);
-        Some(Problem::new(VerdictReason::SharedGroup, message))
+        Some(Problem { passes, ..Problem::new(VerdictReason::SharedGroup, message) })
     })
 }
