@@ -1,5 +1,6 @@
 //! What the engine tells by itself: JSON objects one after the other, on a socket or in a file that grows.
 
+use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,10 @@ use crate::guest::{Event, ShutdownCause};
 
 /// Longest object taken from the engine.
 const OBJECT_BYTES: usize = 64 << 10;
+
+/// Most that is read of a file at one look: an engine that writes faster than this is out of order, and must not keep
+/// the others waiting.
+const ROUND_BYTES: u64 = 64 << 10;
 
 /// Events kept for a slow reader.
 const EVENTS: usize = 64;
@@ -78,24 +83,27 @@ async fn follow_socket(mut socket: UnixStream, mut tell: impl FnMut(&Value)) {
 }
 
 /// From the end of the file: what was before is seen by asking.
-async fn follow_file(mut file: std::fs::File, closed: &mut watch::Receiver<()>, mut tell: impl FnMut(&Value)) {
+async fn follow_file(mut file: File, closed: &mut watch::Receiver<()>, mut tell: impl FnMut(&Value)) {
     use std::io::{Seek, SeekFrom};
     let mut objects = Objects::default();
-    let mut part = [0; 4096];
     let mut over = file.seek(SeekFrom::End(0)).is_err();
     loop {
-        // It lies in memory: reading does not wait.
-        while let Ok(read @ 1..) = file.read(&mut part) {
-            if objects.take(&part[..read], &mut tell).is_err() {
-                return;
-            }
-        }
-        if over {
+        if read_round(&file, &mut objects, &mut tell).is_err() || over {
             return;
         }
         // Once more after the end: the last words may have come in between.
         over = tokio::time::timeout(LOOK, closed.changed()).await.is_ok_and(|changed| changed.is_err());
     }
+}
+
+/// Reads what is there, within bounds. It lies in memory: reading does not wait.
+fn read_round(file: &File, objects: &mut Objects, tell: &mut impl FnMut(&Value)) -> Result<(), Nonsense> {
+    let mut round = file.take(ROUND_BYTES);
+    let mut part = [0; 4096];
+    while let Ok(read @ 1..) = round.read(&mut part) {
+        objects.take(&part[..read], tell)?;
+    }
+    Ok(())
 }
 
 /// Finds the objects in a stream of bytes: our VMM has each on one line, Cloud Hypervisor breaks lines in them.
@@ -207,6 +215,24 @@ mod tests {
         drop(theirs);
         assert_eq!(events.recv().await, Ok(Event::Panicked));
         assert!(events.recv().await.is_err());
+    }
+
+    #[test]
+    fn a_file_is_read_in_rounds() {
+        use std::io::{Seek, Write};
+        let path = std::env::temp_dir().join(format!("vse-rounds-{}", std::process::id()));
+        let mut file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let event = b"{\"source\": \"vm\", \"event\": \"paused\"}\n";
+        let written = 3 * ROUND_BYTES as usize / event.len();
+        file.write_all(&event.repeat(written)).unwrap();
+        file.rewind().unwrap();
+        let (mut objects, mut told) = (Objects::default(), 0);
+        for round in 1..=3 {
+            assert!(read_round(&file, &mut objects, &mut |_: &Value| told += 1).is_ok());
+            assert!(told <= round * ROUND_BYTES as usize / event.len(), "{told} in {round} rounds");
+        }
+        assert_eq!(told, written);
     }
 
     #[tokio::test]
