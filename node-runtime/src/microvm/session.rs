@@ -117,11 +117,12 @@ impl Session {
         // Before the first question: what happens after its answer is told.
         let events = engine.files().events.map(|file| event_source(run, file)).transpose()?.flatten();
         let guest = engine.connect(Channels { monitor: stream(monitor)?, events }).await?;
+        let events = guest.events();
         if self.network.is_none() {
             let network = network::adopt(vm, &process).await;
             self.network = network.map_err(|error| Error::Network(Box::new(error)))?;
         }
-        self.engine = Some(Connected { events: guest.events(), version: guest.version().await?, guest });
+        self.engine = Some(Connected { events, version: guest.version().await?, guest });
         self.process = Some(process);
         Ok(())
     }
