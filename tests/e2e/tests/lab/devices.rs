@@ -104,6 +104,8 @@ fn two_guests_on_two_hosts_talk_over_their_cards() {
         let engine = hosts::engine(&world.microvm("left", 1).await?).await?;
         let ping = format!("ping -q -f -c {PINGS} 192.0.2.2 | grep -o '[0-9]* received'");
         shell.run("left", "ping -q -c 1 192.0.2.2").await?;
+        let kinds = shell.run("left", &format!("grep {card} /proc/interrupts")).await?;
+        ensure!(kinds.lines().all(|line| line.contains("MSIX")), "not all are MSI-X: {kinds}");
         let (before, counted) = (interrupts().await?, lab::kvm_counters(&engine).await?);
         assert_eq!(shell.run("left", &ping).await?, format!("{PINGS} received"));
         let (after, now) = (interrupts().await?, lab::kvm_counters(&engine).await?);

@@ -45,7 +45,8 @@ fn what_cannot_be_is_refused_with_its_reason() {
         world.until_vse("qemu", "is refused for want of passthrough", lacks).await?;
         // More huge pages than any cell has, though fewer than its host.
         world.apply(&bare_metal("wide", json!({"machine": {"memory": {"guest": "1Gi"}}}))).await?;
-        let why = |vse: &_| Conditions::told(vse).conditions.iter().any(|c| c.message.contains("cell"));
+        let words = "spec.machine.memory: 512 huge pages of 2Mi are needed on one NUMA cell, cell 0 has ";
+        let why = |vse: &_| Conditions::told(vse).conditions.iter().any(|c| c.message.contains(words));
         world.until_vse("wide", "is told of the cells", why).await?;
         withdraw(world, "refused").await
     });

@@ -34,6 +34,14 @@ fn an_engine_dies_with_its_devices() {
         }
         assert_eq!(driver(&node, CARD).await?, "e1000e");
         assert_eq!(lab::free_huge_pages(&node).await?.values().sum::<u64>(), used + 64);
+
+        // kubelet has them back, too: another guest gets them.
+        let there = json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": node}}});
+        world.apply(&patched(with_devices("next", &["card", "vf"]), there)).await?;
+        world.ready("next", 1).await?;
+        assert_eq!(driver(&node, CARD).await?, "vfio-pci");
+        world.until_booted("next", 1).await?;
+        world.delete("next").await?;
         world.delete("guest").await?;
         withdraw(world, "engine-killed").await
     });
