@@ -46,8 +46,8 @@ pub struct HostDevice {
     #[x_kube(
         validation = Rule::new("self.matches('^vse[.]hpc[.]io/[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
             .message("deviceName must be vse.hpc.io/CLASS, where a HostPolicy declares CLASS in deviceClasses"),
-        validation = Rule::new("!(self in ['vse.hpc.io/kvm', 'vse.hpc.io/emulation'])")
-            .message("deviceName must be a device class: vse.hpc.io/kvm and vse.hpc.io/emulation are asked for by every guest anyway")
+        validation = Rule::new("!(self in ['vse.hpc.io/kvm', 'vse.hpc.io/emulation'] || self.startsWith('vse.hpc.io/engine-'))")
+            .message("deviceName must be a device class: vse.hpc.io/kvm, vse.hpc.io/emulation and vse.hpc.io/engine-… are asked for by every guest anyway")
     )]
     pub device_name: String,
 }
@@ -71,8 +71,8 @@ impl HostDevice {
 pub struct DeviceClass {
     /// Name of the class.
     #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
-    #[x_kube(validation = Rule::new("!(self in ['kvm', 'emulation'])")
-        .message("the names kvm and emulation are taken by resources of the hosts themselves"))]
+    #[x_kube(validation = Rule::new("!(self in ['kvm', 'emulation'] || self.startsWith('engine-'))")
+        .message("the names kvm, emulation and engine-… are taken by resources of the hosts themselves"))]
     pub name: String,
     /// Which PCI functions. All that is given must hold.
     pub selector: PciSelector,

@@ -29,6 +29,7 @@ fn bad_specs() -> Vec<(Value, &'static [&'static str])> {
             &["spec.machine.devices.hostDevices[0].deviceName", "must be vse.hpc.io/CLASS"],
         ),
         (device("a", "vse.hpc.io/kvm"), &["hostDevices[0].deviceName", "asked for by every guest anyway"]),
+        (device("a", "vse.hpc.io/engine-vmm"), &["hostDevices[0].deviceName", "asked for by every guest anyway"]),
         (device("No_Name", "vse.hpc.io/nic"), &["spec.machine.devices.hostDevices[0].name"]),
         (json!({"volumes": [volume("a"), volume("a")]}), &["spec.volumes", "uplicate"]),
         (json!({"volumes": [volume("a")], "disks": [{"name": "b"}]}), &["spec.disks", "name one of volumes"]),
@@ -71,6 +72,15 @@ fn is_refused_with_the_field() {
             },
         });
         refused(world, &by_hand, &["made by the operator only"]).await?;
+        for taken in ["kvm", "emulation", "engine-qemu"] {
+            let class = json!({"name": taken, "selector": {"class": "02"}});
+            let policy = json!({
+                "apiVersion": "vse.hpc.io/v1alpha1", "kind": "HostPolicy", "metadata": {"name": "bad-input"},
+                "spec": {"deviceClasses": [class], "nodeSelector": {"no": "host"}},
+            });
+            let words = ["spec.deviceClasses[0].name", "taken by resources of the hosts themselves"];
+            refused(world, &policy, &words).await?;
+        }
         let vses: Api<VSE> = world.api();
         ensure!(vses.list(&ListParams::default()).await?.items.is_empty(), "something was taken");
 
