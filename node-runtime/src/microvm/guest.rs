@@ -5,7 +5,7 @@ use super::pod_process::{self, PodProcess};
 use super::resets::Resets;
 use super::session::{self, Session};
 use super::status::{self, Memory};
-use super::{Context, kubelet, launch, publish};
+use super::{Context, host_devices, kubelet, launch, publish};
 use crate::metrics::{LaunchLabels, Outcome};
 use crate::pci::GiveBackError;
 use crate::report;
@@ -171,6 +171,9 @@ impl Guest {
         if answer.inside.has_its_memory() {
             self.context.huge_pages.settle(&vm.spec.pod_uid);
         }
+        if answer.adopted {
+            self.recall(vm).await;
+        }
         match answer.inside {
             Inside::Launcher if self.memory.timings.pod_ready.is_none() => {
                 self.memory.timings.pod_ready = Some(Timestamp::now());
@@ -191,6 +194,23 @@ impl Guest {
             _ => {}
         }
         Ok(answer.inside)
+    }
+
+    /// What a launch leaves in the status, if the node runtime ended before it was written.
+    async fn recall(&mut self, vm: &MicroVM) {
+        let Some(process) = self.session.process() else { return };
+        let namespace = vm.namespace().unwrap_or_default();
+        let unknown = |what, error: &(dyn std::error::Error + 'static)| {
+            tracing::warn!(what, error = %report(error), "not known of an adopted guest");
+        };
+        if self.memory.kernel.is_none() {
+            let kernel = launch::kernel(&self.context, &vm.spec, process).await;
+            self.memory.kernel = kernel.inspect_err(|error| unknown("kernel", error)).ok();
+        }
+        if self.memory.devices.is_empty() {
+            let devices = host_devices::recall(&self.context, &vm.spec, &namespace).await;
+            self.memory.devices = devices.inspect_err(|error| unknown("devices", error)).unwrap_or_default();
+        }
     }
 
     fn remember_addresses(&mut self) {

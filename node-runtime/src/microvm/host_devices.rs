@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::pod_process::{self, PodProcess};
-use crate::pci::{self, Taken};
+use crate::pci::{self, Address, Taken};
 use crate::pod_resources::{self, Allocated};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -67,6 +67,26 @@ pub(super) async fn take(
     Ok(Some(given(wanted, taken)?))
 }
 
+/// The devices of a guest that was launched with them.
+pub(super) async fn recall(context: &Context, vm: &MicroVMSpec, namespace: &str) -> Result<Vec<GuestDevice>, Error> {
+    let wanted = &vm.machine.devices.host_devices;
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let units = deal(wanted, &context.pod_resources.of_pod(namespace, &vm.pod_name).await?)?;
+    let functions = context.devices.functions(units).await?;
+    Ok(wanted.iter().zip(&functions).map(|(device, functions)| told(device, functions)).collect())
+}
+
+/// For the status.
+fn told(device: &HostDevice, functions: &[Address]) -> GuestDevice {
+    GuestDevice {
+        name: device.name.clone(),
+        device_name: device.device_name.clone(),
+        addresses: functions.iter().map(ToString::to_string).collect(),
+    }
+}
+
 /// Which unit each device is, in the order of the spec and of the units' addresses: the same at each attempt.
 fn deal(wanted: &[HostDevice], allocated: &Allocated) -> Result<Vec<String>, Error> {
     let of = |resource: &str| allocated.get(resource).map_or(&[][..], Vec::as_slice);
@@ -95,11 +115,7 @@ fn given(wanted: &[HostDevice], taken: Taken) -> io::Result<Given> {
             let group: OwnedFd = group.try_clone()?;
             given.passthrough.devices.push(engine::HostDevice { name, address: address.to_string(), group });
         }
-        given.devices.push(GuestDevice {
-            name: device.name.clone(),
-            device_name: device.device_name.clone(),
-            addresses: functions.iter().map(ToString::to_string).collect(),
-        });
+        given.devices.push(told(device, &functions));
     }
     Ok(given)
 }

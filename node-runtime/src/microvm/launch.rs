@@ -280,6 +280,11 @@ async fn system_image(context: &Context, vm: &MicroVMSpec, process: &PodProcess)
     made.await?.map_err(|source| Error::Image { image: vm.boot.image.clone(), source })
 }
 
+/// Release of the kernel that a launched guest has booted.
+pub(super) async fn kernel(context: &Context, vm: &MicroVMSpec, process: &PodProcess) -> Result<String, Error> {
+    Ok(system_image(context, vm, process).await?.kernel_version)
+}
+
 /// What tells two unpackings of an image apart: see [`image_identity`]. A tree without these has no kernel either.
 fn witness(tree: &OwnedFd) -> (u64, i64, i64) {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;

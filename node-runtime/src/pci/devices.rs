@@ -1,6 +1,7 @@
 //! PCI functions for the guests of this host: the way in for the rest of the node runtime. One caller at a time, on a
 //! thread that may block.
 
+use super::address::Address;
 use super::keeper::{self, Keeper, StillOpen, Taken};
 use super::report::Report;
 use crate::sysfs::{self, Root};
@@ -76,6 +77,11 @@ impl Devices {
     pub async fn take(&self, pod: &str, units: Vec<(String, String)>) -> Result<Taken, TakeError> {
         let pod = pod.to_owned();
         Ok(self.on_thread(move |keeper| keeper.take(&pod, &units)).await??)
+    }
+
+    /// The functions of each of these units, which a guest has.
+    pub async fn functions(&self, units: Vec<String>) -> Result<Vec<Vec<Address>>, TakeError> {
+        Ok(self.on_thread(move |keeper| keeper.functions(&units)).await??)
     }
 
     /// Gives back what a guest had. To be repeated while it fails.

@@ -133,6 +133,12 @@ impl Machine {
         self.functions.iter().filter(move |(_, f)| f.group.is_some_and(|g| g.number == number) && !f.is_bridge())
     }
 
+    /// The functions that go to one guest with this one, itself among them: those of its group.
+    pub fn together(&self, with: Address) -> Vec<Address> {
+        let group = self.functions.get(&with).and_then(|f| f.group);
+        group.map_or_else(|| vec![with], |group| self.group(group.number).map(|(address, _)| *address).collect())
+    }
+
     /// The virtual functions of a function.
     pub fn virtual_functions(&self, of: Address) -> impl Iterator<Item = (&Address, &Function)> {
         self.functions.iter().filter(move |(_, f)| f.physical_function == Some(of))

@@ -174,6 +174,12 @@ impl Keeper {
         }
     }
 
+    /// The functions of each of these units, whose guest has them.
+    pub fn functions(&self, units: &[String]) -> Result<Vec<Vec<Address>>, TakeError> {
+        let machine = Machine::observe(&self.root)?;
+        units.iter().map(|id| Ok(machine.together(address(id)?))).collect()
+    }
+
     /// What there is, with a closer look at what classes would give away.
     fn look(&self) -> Result<Machine, sysfs::Error> {
         let mut machine = Machine::observe(&self.root)?;
@@ -256,9 +262,17 @@ impl Keeper {
     }
 }
 
+fn unusable(id: &str, why: &str) -> TakeError {
+    TakeError::Unusable { id: id.to_owned(), why: why.to_owned() }
+}
+
+fn address(id: &str) -> Result<Address, TakeError> {
+    id.parse().map_err(|_| unusable(id, "it is not a PCI address"))
+}
+
 fn usable<'a>(units: &'a [Unit], class: &str, id: &str) -> Result<&'a Unit, TakeError> {
-    let unusable = |why: &str| TakeError::Unusable { id: id.to_owned(), why: why.to_owned() };
-    let address: Address = id.parse().map_err(|_| unusable("it is not a PCI address"))?;
+    let unusable = |why: &str| unusable(id, why);
+    let address = address(id)?;
     let found = units.iter().find(|unit| unit.class == class && unit.id() == Some(address));
     let unit = found.ok_or_else(|| unusable(&format!("it is not of device class {class} any more")))?;
     match &unit.problem {

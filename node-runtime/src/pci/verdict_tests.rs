@@ -36,6 +36,17 @@ fn all_that_a_selector_gives_must_hold_and_the_first_class_counts() {
 }
 
 #[test]
+fn a_units_functions_are_found_again() {
+    let host = machine([(at(1), card(1)), (at(2), card(2)), (at(3), card(2))]);
+    let all = PciSelector { class: Some("02".into()), ..PciSelector::default() };
+    let classes = [class("nic", all, None)];
+    for unit in units(&host, &members(&host, &classes)) {
+        assert_eq!(host.together(unit.id().unwrap()), unit.functions);
+    }
+    assert_eq!(host.together(at(9)), [at(9)]);
+}
+
+#[test]
 fn a_class_of_virtual_functions_has_these_and_not_their_maker() {
     let function = Function { physical_function: Some(at(4)), sriov: None, ..maker(7, 1) };
     let host = machine([(at(4), maker(4, 2)), (at(5), maker(5, 2)), (at(6), function)]);

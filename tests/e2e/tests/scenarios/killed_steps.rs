@@ -102,7 +102,9 @@ async fn live(world: &World, node: &str, name: &str, life: &Life) -> Result<()> 
         fired(world, node, *step).await?;
     }
 
-    let engine = hosts::engine(&world.microvm(name, 1).await?).await?;
+    let microvm = world.microvm(name, 1).await?;
+    let engine = hosts::engine(&microvm).await?;
+    ensure!(microvm.status.is_some_and(|status| status.kernel.is_some()), "{name} does not tell its kernel");
     let boots = world.console_log(name, 1).await?.matches("tiny: ready").count();
     ensure!(boots == 1, "{name} was booted {boots} times");
     let vse = world.vse(name).await?.told();
