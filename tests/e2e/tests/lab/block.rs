@@ -1,5 +1,7 @@
 //! A whole disk of a host for a guest: a claim of a local block volume.
 
+use kube::Api;
+use vse_crds::{DeviceVerdict, Host, VerdictReason};
 use vse_e2e::console::Console;
 use vse_e2e::lab::{bare_metal, lab_scenario};
 use vse_e2e::{Context, cluster, json};
@@ -34,6 +36,18 @@ fn a_block_volume_is_the_guests_disk() {
         let volumes = json!([{"name": "disk", "persistentVolumeClaim": {"claimName": "disk"}}]);
         world.apply(&bare_metal("guest", json!({"volumes": volumes, "disks": [{"name": "disk"}]}))).await?;
         world.ready("guest", 1).await?;
+
+        // No guest can have its controller meanwhile, whatever a class selects.
+        let hosts = Api::<Host>::all(world.client.clone());
+        let is_it = |verdict: DeviceVerdict| {
+            verdict.reason == VerdictReason::InUse && verdict.message.contains("its disk nvme0n1 is")
+        };
+        world
+            .until("the disk is in use", async || {
+                let devices = hosts.get(node).await?.status.unwrap_or_default().devices;
+                Ok(devices.into_iter().filter_map(|device| device.verdict).any(is_it).then_some(()))
+            })
+            .await?;
 
         // The tiny guest's root is the other disk.
         let mut console = Console::login(world, "guest", 1).await?;
