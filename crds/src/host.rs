@@ -209,9 +209,22 @@ pub struct HostEngine {
     /// Names of what it can do here; what is not named it can't.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
+    /// The largest guest it can have; unknown when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<EngineLimits>,
     /// Why it can't be used.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+}
+
+/// The most that an engine gives one guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EngineLimits {
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Volumes.
+    pub volumes: u32,
 }
 
 /// Versions of what runs a host.

@@ -4,6 +4,9 @@ use vse_engine::Engine;
 use vse_engine::qemu::Qemu;
 use vse_engine::rest::{CloudHypervisor, Vmm};
 
+/// Disks that a guest may have beside its volumes: the system's own, and the cloud-init seed.
+pub const OWN_DISKS: usize = 2;
+
 /// All drivers.
 pub struct Engines([Box<dyn Engine>; 3]);
 

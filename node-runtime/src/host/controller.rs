@@ -159,6 +159,7 @@ mod tests {
             name,
             accelerators: accelerators.into(),
             capabilities: Vec::new(),
+            limits: None,
             reason: String::new(),
         };
         let host = |engines| HostStatus { engines, ..HostStatus::default() };

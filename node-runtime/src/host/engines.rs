@@ -1,10 +1,10 @@
 //! Which policy holds on a host, and which engines guests may use there. Pure.
 
-use crate::engines::Engines;
+use crate::engines::{Engines, OWN_DISKS};
 use std::collections::BTreeMap;
 use vse_crds::{
-    Accelerator, EmulationPolicy, EngineName, HostEngine, HostPolicy, HostPolicySpec, Kvm, default_engines,
-    engine_capabilities as names,
+    Accelerator, EmulationPolicy, EngineLimits, EngineName, HostEngine, HostPolicy, HostPolicySpec, Kvm,
+    default_engines, engine_capabilities as names,
 };
 use vse_engine::{AcceleratorKind, Capabilities, Engine, Feature, PageSize};
 
@@ -47,7 +47,12 @@ fn offer(name: EngineName, driver: &dyn Engine, emulation: bool, kvm: &Kvm) -> H
         (true, true) => format!("KVM is not usable ({}), and no HostPolicy allows emulation here", kvm.reason),
         (true, false) => format!("KVM is not usable ({}), and it can't emulate", kvm.reason),
     };
-    HostEngine { name, accelerators, capabilities: capability_names(can), reason }
+    HostEngine { name, accelerators, capabilities: capability_names(can), limits: Some(limits(can)), reason }
+}
+
+fn limits(can: &Capabilities) -> EngineLimits {
+    let volumes = can.max_disks.saturating_sub(OWN_DISKS);
+    EngineLimits { vcpus: can.max_vcpus, volumes: u32::try_from(volumes).unwrap_or(u32::MAX) }
 }
 
 /// Stable names of what an engine can do.
@@ -127,5 +132,6 @@ mod tests {
         assert_eq!(names, [EngineName::Qemu, EngineName::CloudHypervisor]);
         assert!(offered[0].capabilities.contains(&names::GUEST_CELLS.to_owned()));
         assert!(!offered[1].capabilities.contains(&names::GUEST_CELLS.to_owned()));
+        assert!(offered.iter().all(|engine| engine.limits.is_some_and(|most| most.vcpus > 0 && most.volumes > 0)));
     }
 }

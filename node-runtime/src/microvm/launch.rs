@@ -7,6 +7,7 @@ use super::placement::{self, NotExclusive};
 use super::pod_process::{self, PodProcess};
 use super::{Context, cells, disks, host_devices, huge_pages, image_identity, images, network, numa_maps, seed};
 use crate::cpu_list::CpuList;
+use crate::engines::OWN_DISKS;
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat2};
 use std::collections::{BTreeMap, BTreeSet};
@@ -164,7 +165,7 @@ fn driver<'a>(context: &'a Context, vm: &MicroVMSpec) -> Result<&'a dyn engine::
             Accelerator::Tcg => engine::AcceleratorKind::Emulation,
         },
         vcpus: topology(vm).vcpus(),
-        disks: vm.disks.len() + 2,
+        disks: vm.disks.len() + OWN_DISKS,
         nics: usize::from(vm.network.is_some()),
         pages: pages(vm),
         features: features(vm),

@@ -9,7 +9,8 @@ use crate::vse::shape::{Cpus, Shape};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use vse_crds::{
-    Accelerator, Devices, EngineName, Host, HostEngine, HostStatus, PageSize, condition, engine_capabilities, quantity,
+    Accelerator, Devices, EngineLimits, EngineName, Host, HostEngine, HostStatus, PageSize, condition,
+    engine_capabilities, quantity,
 };
 
 /// Most hosts a message names.
@@ -48,13 +49,13 @@ pub fn choose(
         Some(engine) => vec![engine],
         None => EngineName::ALL.into_iter().filter(|engine| images.contains(engine)).collect(),
     };
-    let capabilities = needed_capabilities(shape, devices);
+    let asked = Asked::of(spec, shape);
     let mut best: Option<(Rank, Choice)> = None;
     let mut refused = None;
     for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
         for &engine in &wanted {
             let choice = Choice { engine, accelerator };
-            let offering: Vec<_> = ready.iter().filter(|host| host.against(choice, &capabilities).is_none()).collect();
+            let offering: Vec<_> = ready.iter().filter(|host| host.against(choice, &asked).is_none()).collect();
             if offering.is_empty() {
                 continue;
             }
@@ -74,7 +75,7 @@ pub fn choose(
     match (best, refused) {
         (Some((_, choice)), _) => Ok(choice),
         (None, Some(refusal)) => Err(refusal),
-        (None, None) => Err(no_engine(&wanted, &ready, &capabilities)),
+        (None, None) => Err(no_engine(&wanted, &ready, &asked)),
     }
 }
 
@@ -86,6 +87,46 @@ struct Capability {
     name: &'static str,
     /// Field that asks for it.
     path: &'static str,
+}
+
+/// Something of which engines give a guest only so much.
+struct Amount {
+    what: &'static str,
+    /// Field that asks for it.
+    path: &'static str,
+    asked: usize,
+    most: fn(&EngineLimits) -> u32,
+}
+
+/// What a guest asks of its engine.
+struct Asked {
+    capabilities: Vec<Capability>,
+    amounts: [Amount; 2],
+}
+
+impl Asked {
+    fn of(spec: &ResolvedSpec, shape: &Shape) -> Self {
+        let (vcpus, volumes) = (shape.vcpus as usize, spec.volumes.len());
+        let amounts = [
+            Amount { what: "vCPUs", path: "spec.machine.cpu", asked: vcpus, most: |limits| limits.vcpus },
+            Amount { what: "volumes", path: "spec.volumes", asked: volumes, most: |limits| limits.volumes },
+        ];
+        Self { capabilities: needed_capabilities(shape, &spec.machine.devices), amounts }
+    }
+
+    /// What the engine can't do, and what it has too little of.
+    fn lacking(&self, offer: &HostEngine) -> Vec<String> {
+        let lacks = |capability: &&Capability| !offer.capabilities.iter().any(|has| has == capability.name);
+        let capabilities = self.capabilities.iter().filter(lacks);
+        let capabilities =
+            capabilities.map(|capability| format!("lacks {}, which {} needs", capability.name, capability.path));
+        let over = |Amount { what, path, asked, most }: &Amount| {
+            let most = most(offer.limits.as_ref()?);
+            (*asked > most as usize)
+                .then(|| format!("has at most {most} {what} for a guest, and {path} asks for {asked}"))
+        };
+        capabilities.chain(self.amounts.iter().filter_map(over)).collect()
+    }
 }
 
 fn needed_capabilities(shape: &Shape, devices: &Devices) -> Vec<Capability> {
@@ -124,7 +165,7 @@ impl<'a> Candidate<'a> {
     }
 
     /// Why that choice runs no such guest here; nothing when it does.
-    fn against(&self, choice: Choice, needed: &[Capability]) -> Option<String> {
+    fn against(&self, choice: Choice, asked: &Asked) -> Option<String> {
         let Some((_, offer)) = self.offer(choice.engine) else {
             return Some("its HostPolicy does not list it".to_owned());
         };
@@ -137,29 +178,24 @@ impl<'a> Candidate<'a> {
                 reason => reason.to_owned(),
             });
         }
-        let lacks = |capability: &&Capability| !offer.capabilities.iter().any(|has| has == capability.name);
-        let lacking: Vec<_> = needed
-            .iter()
-            .filter(lacks)
-            .map(|capability| format!("lacks {}, which {} needs", capability.name, capability.path))
-            .collect();
+        let lacking = asked.lacking(offer);
         (!lacking.is_empty()).then(|| lacking.join(" and "))
     }
 
     /// Why none of the engines runs the guest here: each with its best accelerator.
-    fn mismatches(&self, wanted: &[EngineName], needed: &[Capability]) -> String {
+    fn mismatches(&self, wanted: &[EngineName], asked: &Asked) -> String {
         let why = |engine: &EngineName| {
             let offered = self.offer(*engine).and_then(|(_, offer)| offer.accelerators.first().copied());
             let choice = Choice { engine: *engine, accelerator: offered.unwrap_or(Accelerator::Kvm) };
-            Some(format!("{}: {}", engine.as_str(), self.against(choice, needed)?))
+            Some(format!("{}: {}", engine.as_str(), self.against(choice, asked)?))
         };
         format!("{}: {}", self.name, wanted.iter().filter_map(why).collect::<Vec<_>>().join(", "))
     }
 }
 
-fn no_engine(wanted: &[EngineName], hosts: &[Candidate<'_>], needed: &[Capability]) -> Refusal {
+fn no_engine(wanted: &[EngineName], hosts: &[Candidate<'_>], asked: &Asked) -> Refusal {
     let names: Vec<_> = wanted.iter().map(|engine| engine.as_str()).collect();
-    let mismatches = list(hosts.iter().map(|host| host.mismatches(wanted, needed)));
+    let mismatches = list(hosts.iter().map(|host| host.mismatches(wanted, asked)));
     let message = format!("no host can run the guest under {} ({mismatches})", names.join(" or "));
     Refusal::one(Reason::NoEngine, "spec.engine", message)
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use vse_crds::EngineName::{CloudHypervisor, Qemu, Vmm};
-use vse_crds::{Accelerator, EngineName, Host, VSE};
+use vse_crds::{Accelerator, EngineLimits, EngineName, Host, VSE};
 
 fn chosen_from(spec: &str, hosts: &[Arc<Host>], images: &[EngineName]) -> Result<Choice, Refusal> {
     let vse: VSE =
@@ -83,6 +83,28 @@ fn every_mismatch_of_every_host_is_told() {
          spec.machine.memory.hugepages.pageSize needs and lacks GuestCells, which \
          spec.machine.cpu.numa.guestMappingPassthrough needs; b: vmm: its HostPolicy does not list it; \
          host-1: vmm: KVM is not usable)"
+    );
+}
+
+#[test]
+fn an_engine_too_small_for_the_guest_is_passed_over_and_told_of() {
+    let mut host = fast_host("a", &[Vmm, Qemu]).as_ref().clone();
+    let status = host.status.as_mut().unwrap();
+    status.cpu.count = 512;
+    status.engines[0].limits = Some(EngineLimits { vcpus: 254, volumes: 18 });
+    let hosts = [Arc::new(host)];
+    let volumes =
+        |n| (0..n).map(|n| format!("{{name: v{n}, emptyDisk: {{capacity: 1Gi}}}}")).collect::<Vec<_>>().join(", ");
+    let spec = |engine: &str, cores: u32, n: u32| {
+        let machine = format!("{{cpu: {{cores: {cores}}}, memory: {{guest: 512Mi}}}}");
+        format!("{{engine: {engine}, system: {{image: i}}, machine: {machine}, volumes: [{}]}}", volumes(n))
+    };
+    assert_eq!(chosen(&spec("Auto", 254, 18), &hosts), Ok(Vmm));
+    assert_eq!(chosen(&spec("Auto", 255, 1), &hosts), Ok(Qemu));
+    assert_eq!(
+        chosen(&spec("vmm", 300, 19), &hosts).unwrap_err().to_string(),
+        "spec.engine: no host can run the guest under vmm (a: vmm: has at most 254 vCPUs for a guest, and \
+         spec.machine.cpu asks for 300 and has at most 18 volumes for a guest, and spec.volumes asks for 19)"
     );
 }
 

@@ -65,6 +65,7 @@ pub(crate) fn fast_host(name: &str, engines: &[EngineName]) -> Arc<Host> {
             name: *engine,
             accelerators: vec![Accelerator::Kvm],
             capabilities: capabilities.clone(),
+            limits: None,
             reason: String::new(),
         })
         .collect();
