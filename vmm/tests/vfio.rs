@@ -16,7 +16,7 @@ use vse_vmm::interrupts::Interrupts;
 use vse_vmm::layout;
 use vse_vmm::pci::{PciFunction, PciRoot, Windows};
 use vse_vmm::snapshot::Saved;
-use vse_vmm::vfio::{Container, Device, Group, Ports, VfioPci, open_by_path};
+use vse_vmm::vfio::{Container, Device, Group, Ports, VfioPci, locate, open_group};
 
 /// Registers of the card (Intel 82574 datasheet, 10.2): control, with its reset; interrupt cause set, mask set, vectors of
 /// causes; receive address.
@@ -74,7 +74,7 @@ struct Guest {
 
 fn guest(group: &Arc<Group>, address: &str, vm: &Arc<kvm_ioctls::VmFd>) -> Guest {
     let bus = Arc::new(Bus::default());
-    let root = PciRoot::new(bus.clone(), Windows { low: layout::PCI_WINDOW_32, high: 0..0 });
+    let root = PciRoot::new(&bus, Windows { low: layout::PCI_WINDOW_32, high: 0..0 });
     let ports = Ports { interrupts: Interrupts::new(vm.clone()), memory_slots: Slots::new(vm.clone()), slot: SLOT };
     let device = Device::new(group.clone(), address).unwrap();
     let function = Arc::new(VfioPci::new(Box::new(device), address, ports).unwrap());
@@ -127,7 +127,8 @@ fn a_card_is_handed_over_and_given_back() {
 
     // Twice: what was given back can be had again.
     for _ in 0..2 {
-        let (descriptor, address) = open_by_path(&card.0).unwrap();
+        let (node, address) = locate(&card.0).unwrap();
+        let descriptor = open_group(&node).unwrap();
         let group = Group::new(container.clone(), descriptor).unwrap();
         let guest = guest(&group, &address, &vm);
         drop(group);
