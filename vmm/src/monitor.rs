@@ -170,7 +170,7 @@ impl Monitor {
     }
 }
 
-/// Writes a line to a file, or to a pipe or terminal that has room: all of them have it for some hundred bytes if for any.
+/// Writes a line to a file, or to a pipe or terminal that has room: if it has any, it has some hundred bytes.
 fn write_now(file: &mut File, line: &[u8]) -> io::Result<()> {
     if !is_ready(file, PollFlags::OUT) {
         return Err(io::ErrorKind::WouldBlock.into());

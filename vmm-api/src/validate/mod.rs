@@ -1,7 +1,7 @@
 //! What a configuration must be beyond well-formed. Pure: whether the host has what is asked for shows later.
 //!
-//! Everything that is wrong is reported, not only what is found first; but of a list that is too long only that it is, and
-//! no more than anyone would read.
+//! Everything that is wrong is reported, not only what is found first; but of a list that is too long only that it is,
+//! and no more than anyone would read.
 
 mod devices;
 mod machine;

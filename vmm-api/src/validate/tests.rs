@@ -216,3 +216,18 @@ fn devices_are_complete() {
         assert_eq!(wrong(json), expected, "{json}");
     }
 }
+
+#[test]
+fn cpus_have_ids_that_devices_reach() {
+    let arrangement = |packages: u32, cores: u32, threads: u32| {
+        let vcpus = packages * cores * threads;
+        let topology = serde_json::json!({
+            "packages": packages, "dies_per_package": 1, "cores_per_die": cores, "threads_per_core": threads,
+        });
+        let cpus = serde_json::json!({"boot_vcpus": vcpus, "max_vcpus": vcpus, "topology": topology});
+        wrong(&serde_json::json!({"cpus": cpus}).to_string())
+    };
+    assert_eq!(arrangement(2, 60, 2), "");
+    let refusal = arrangement(3, 40, 2);
+    assert!(refusal.starts_with("cpus.topology: not supported by this VMM: APIC IDs above 254"), "{refusal}");
+}

@@ -78,8 +78,8 @@ pub(super) fn listen(path: &Path) -> Result<(UnixListener, MadeSocket), AnyError
     Ok(MadeSocket::bind(path).map_err(opening(path))?)
 }
 
-/// The first port is the terminal, if there is one, the next the agent's, at `listener`. `watcher` hears whether the agent
-/// is there.
+/// The first port is the terminal, if there is one, the next the agent's, at `listener`. `watcher` hears whether the
+/// agent is there.
 pub(super) fn console(
     config: &VmConfig,
     listener: Option<UnixListener>,

@@ -162,8 +162,8 @@ impl Drop for Group {
     }
 }
 
-/// For hosts where paths may be opened: what a function is called at a path of sysfs (`/sys/bus/pci/devices/0000:65:00.1`,
-/// which has to be absolute), and the device node of its group.
+/// For hosts where paths may be opened: the device node of a function's group, and the function's address. The path is an
+/// absolute one of sysfs, `/sys/bus/pci/devices/0000:65:00.1`.
 ///
 /// # Errors
 /// When there is no such function, or it has no group.

@@ -151,14 +151,6 @@ impl Vmm {
         rustix::process::prlimit(Some(process), rustix::process::Resource::Nofile, new).unwrap().current.unwrap()
     }
 
-    /// How long its threads have run, in ticks of 10 ms.
-    pub fn ticks(&self) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        // proc_pid_stat(5): user and system time are fields 14 and 15; the name, field 2, has parentheses.
-        let fields = text.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
-        fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
-    }
-
     /// A process ID's line of `/proc/PID/status`.
     pub fn status(&self, name: &str) -> String {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
