@@ -26,6 +26,8 @@ pub struct CpuidOptions {
     pub tsc_deadline: bool,
     /// Leaf 0x8000001D of the host, which is not among what KVM supports; for hosts of AMD's.
     pub caches: Vec<Entry>,
+    /// Bits of an APIC ID below which vCPUs share a cache of the third level.
+    pub shared_cache_shift: u32,
 }
 
 /// CPUID of all vCPUs of a guest: what differs between them is filled in by [`Cpuid::of`].
@@ -176,7 +178,7 @@ fn shape(entry: &mut Entry, options: &CpuidOptions, is_amd: bool) {
         // Intel's deterministic cache parameters; type 0 ends the list.
         4 if entry.eax & 0x1F != 0 => {
             let cores = (1_u32 << (topology.socket_shift() - topology.core_shift())).min(64);
-            entry.eax = entry.eax & 0x3FFF | (sharers(entry.eax, topology) - 1) << 14 | (cores - 1) << 26;
+            entry.eax = entry.eax & 0x3FFF | (sharers(entry.eax, options) - 1) << 14 | (cores - 1) << 26;
         }
         HYPERVISOR => entry.eax = 0x4000_0010,
         0x4000_0001 => {
@@ -200,18 +202,18 @@ fn shape(entry: &mut Entry, options: &CpuidOptions, is_amd: bool) {
         }
         // AMD's cache properties, of the same form as Intel's leaf 4.
         CACHES => {
-            entry.eax = entry.eax & !(0xFFF << 14) | (sharers(entry.eax, topology) - 1) << 14;
+            entry.eax = entry.eax & !(0xFFF << 14) | (sharers(entry.eax, options) - 1) << 14;
         }
         _ => {}
     }
 }
 
-/// How many vCPUs share a cache: those of a core its first two levels, those of a die the third.
+/// How many vCPUs share a cache: those of a core its first two levels, and the third as their host CPUs do.
 ///
 /// Rounded up to a power of two, as the field counts APIC IDs.
-fn sharers(eax: u32, topology: &Topology) -> u32 {
+fn sharers(eax: u32, options: &CpuidOptions) -> u32 {
     let level = eax >> 5 & 7;
-    1 << if level < 3 { topology.core_shift() } else { topology.die_shift() }
+    1 << if level < 3 { options.topology.core_shift() } else { options.shared_cache_shift }
 }
 
 /// Levels of leaf 0xB or 0x1F: threads, cores, and (0x1F only) dies.
@@ -320,6 +322,7 @@ mod tests {
             tsc_khz: Some(2_000_000),
             tsc_deadline: true,
             caches: vec![leaf(CACHES, 0, [0x121, 0, 0, 0]), leaf(CACHES, 1, [0x163, 0, 0, 0])],
+            shared_cache_shift: topology.die_shift(),
         }
     }
 
@@ -344,6 +347,15 @@ mod tests {
         assert_eq!(find(&entries, 4, 1).eax >> 14 & 0xFFF, 7);
         assert_eq!(find(&entries, 4, 1).eax >> 26, 3);
         assert!(entries.iter().all(|entry| entry.function != 0x1F));
+    }
+
+    #[test]
+    fn caches_of_a_part_of_a_socket() {
+        let narrow = CpuidOptions { shared_cache_shift: 2, ..options(TWO_SOCKETS) };
+        for (vendor, function) in [(b"GenuineIntel", 4), (b"AuthenticAMD", CACHES)] {
+            let entries = Cpuid::new(&host(vendor), &narrow).of(0);
+            assert_eq!([0, 1].map(|index| find(&entries, function, index).eax >> 14 & 0xFFF), [1, 3]);
+        }
     }
 
     #[test]

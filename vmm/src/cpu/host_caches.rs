@@ -1,5 +1,7 @@
-//! Caches of an AMD host, which KVM does not tell of: its list of what it supports has leaf 0x8000001D as zeros
-//! (`arch/x86/kvm/cpuid.c`).
+//! Caches of the host that KVM does not tell of: an AMD host's (its list of what it supports has leaf 0x8000001D as zeros,
+//! `arch/x86/kvm/cpuid.c`), and which CPUs share one.
+
+use std::fs;
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
@@ -18,6 +20,17 @@ pub fn host_caches() -> Vec<Entry> {
         return Vec::new();
     }
     (0..MOST_CACHES).map(cache).take_while(|entry| entry.eax & 0x1F != 0).collect()
+}
+
+/// The CPUs that share a cache of the third level with this one, as the kernel lists them
+/// (`Documentation/ABI/testing/sysfs-devices-system-cpu`); `None` when there is none, or nobody tells.
+#[must_use]
+pub fn sharers_of_third_level(cpu: u32) -> Option<String> {
+    let caches = format!("/sys/devices/system/cpu/cpu{cpu}/cache");
+    let read = |index: u32, file| fs::read_to_string(format!("{caches}/index{index}/{file}")).ok();
+    let third = (0..MOST_CACHES).map_while(|index| Some((index, read(index, "level")?)));
+    let (index, _) = third.into_iter().find(|(_, level)| level.trim() == "3")?;
+    read(index, "shared_cpu_list")
 }
 
 #[allow(unsafe_code, unused_unsafe, reason = "newer toolchains call it safe")]

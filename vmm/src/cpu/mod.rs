@@ -13,6 +13,6 @@ pub mod topology;
 mod tests;
 
 pub use exits::{Buses, ExitCounters, Outcome};
-pub use host_caches::host_caches;
+pub use host_caches::{host_caches, sharers_of_third_level};
 pub use threads::{Listener, ThreadError, Vcpus};
 pub use topology::Topology;

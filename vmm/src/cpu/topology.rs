@@ -77,6 +77,20 @@ impl Topology {
         self.die_shift() + bits(self.dies)
     }
 
+    /// Bits of an APIC ID below which vCPUs of one die have something in common; `domains` names which one each has.
+    ///
+    /// CPUID can tell of blocks of APIC IDs only, so that of domains of odd sizes less is told than there is; never more.
+    #[must_use]
+    pub fn common_shift<T: PartialEq>(&self, domains: &[T]) -> u32 {
+        let is_common = |shift: u32| {
+            let blocks = (0..).zip(domains).map(|(vcpu, domain)| (self.apic_id(vcpu) >> shift, domain));
+            // IDs grow with the vCPUs' numbers: those of a block follow each other.
+            blocks.clone().zip(blocks.skip(1)).all(|((block, domain), (next, other))| block != next || domain == other)
+        };
+        let shifts = self.core_shift()..=self.die_shift();
+        shifts.rev().find(|shift| is_common(*shift)).unwrap_or(self.core_shift())
+    }
+
     /// A vCPU's APIC ID: each level's number in as many bits as the level needs.
     #[must_use]
     pub fn apic_id(&self, vcpu: u32) -> u32 {
@@ -102,6 +116,20 @@ mod tests {
     fn flat_is_plain_numbers() {
         let topology = Topology::flat(5);
         assert_eq!((0..5).map(|vcpu| topology.apic_id(vcpu)).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn what_is_common_is_told_in_blocks() {
+        let topology = Topology { threads: 2, cores: 8, dies: 1, sockets: 2 };
+        let shift = |of: fn(u32) -> u32| topology.common_shift(&(0..32).map(of).collect::<Vec<_>>());
+        assert_eq!(shift(|vcpu| vcpu / 16), 4, "one in each socket");
+        assert_eq!(shift(|vcpu| vcpu / 8), 3, "two");
+        assert_eq!(shift(|vcpu| vcpu / 4), 2);
+        assert_eq!(shift(|vcpu| vcpu / 6), 1, "three cores' are told as each core's own");
+        assert_eq!(shift(|vcpu| u32::from(vcpu >= 28)), 2);
+        assert_eq!(shift(|_| 0), 4, "a socket's at most");
+        assert_eq!(shift(|vcpu| vcpu), 1, "a core's at least");
+        assert_eq!(topology.common_shift::<u32>(&[]), 4, "unknown: a socket's");
     }
 
     proptest! {

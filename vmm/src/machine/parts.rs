@@ -22,7 +22,7 @@ use super::{Event, Events, Machine, descriptors};
 use crate::acpi::{self, Description};
 use crate::boot::Payload;
 use crate::cpu::cpuid::{Cpuid, CpuidOptions};
-use crate::cpu::{Buses, Listener, Outcome, Vcpus, host_caches, state};
+use crate::cpu::{Buses, Listener, Outcome, Vcpus, host_caches, sharers_of_third_level, state};
 use crate::hypervisor::vm::{VmOptions, failed};
 use crate::hypervisor::{Hypervisor, HypervisorError, Slot, limit_banks};
 use crate::interrupts::{Interrupts, IrqChip};
@@ -43,6 +43,15 @@ pub(super) struct Parts {
     supported: CpuId,
     memory: GuestMemory,
     ram: Vec<Slot>,
+}
+
+/// Which cache of the third level each vCPU has; nothing where that is not known of all of them.
+fn cache_domains(plan: &Plan) -> Vec<String> {
+    let domain = |vcpu| match plan.affinity.get(&vcpu).map(Vec::as_slice) {
+        Some([cpu]) => sharers_of_third_level(*cpu),
+        _ => None,
+    };
+    (0..plan.topology.vcpus()).map(domain).collect::<Option<_>>().unwrap_or_default()
 }
 
 /// The first of what KVM gives that needs it: bits of physical address (leaf 0x80000008).
@@ -97,6 +106,7 @@ impl Parts {
                 tsc_khz: vcpus.first().and_then(|vcpu| vcpu.get_tsc_khz().ok()),
                 tsc_deadline: hypervisor.kvm.check_extension(Cap::TscDeadlineTimer),
                 caches: host_caches(),
+                shared_cache_shift: plan.topology.common_shift(&cache_domains(&plan)),
             },
         );
         for (number, vcpu) in (0..).zip(&vcpus) {
