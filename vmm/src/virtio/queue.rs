@@ -109,6 +109,13 @@ impl DeviceQueue {
         }
     }
 
+    /// Whether there is a next chain.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        let index = self.queue.avail_idx(&*self.memory, Ordering::Acquire);
+        !self.is_broken && index.is_ok_and(|index| index.0 != self.queue.next_avail())
+    }
+
     fn try_pop(&mut self, chain: &mut Chain) -> Result<bool, Malformed> {
         let size = self.queue.size();
         let memory: &GuestMemory = &self.memory;

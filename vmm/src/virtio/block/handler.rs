@@ -89,6 +89,10 @@ impl BlockHandler {
                 self.take_turn(index);
             }
             self.reap();
+            if !self.is_stalled && self.queues.iter().flatten().any(DeviceQueue::has_more) {
+                // What came meanwhile goes first: one interrupt for both.
+                continue;
+            }
             self.signal_all();
             if self.is_stalled && self.free.is_empty() && self.ring.is_some() {
                 // What is done next makes room.
@@ -99,6 +103,7 @@ impl BlockHandler {
                 return;
             }
         }
+        self.signal_all();
         // Whoever else wants this thread has a turn.
         if let Some(queue) = self.queues.iter().flatten().next() {
             queue.notify_self();
