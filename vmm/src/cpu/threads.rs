@@ -144,10 +144,16 @@ impl Vcpus {
         self.control.want(&mut state, Wanted::Running);
     }
 
-    /// Whether they run unless the guest has stopped them.
-    #[must_use]
-    pub fn are_running(&self) -> bool {
-        self.control.is_running()
+    /// Does something while none is in the guest. Those that ran go on after it, and those that wait for an answer to
+    /// what they asked (a reset) wait on.
+    pub fn hold<T>(&self, act: impl FnOnce() -> T) -> T {
+        let were_running = self.control.is_running();
+        self.park();
+        let result = act();
+        if were_running {
+            self.control.want(&mut self.control.lock(), Wanted::Running);
+        }
+        result
     }
 
     /// Stops all, and returns when none is in the guest any more.

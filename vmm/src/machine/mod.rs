@@ -209,12 +209,7 @@ impl Machine {
     pub fn eject(&mut self, slot: u8) -> Option<String> {
         let index = self.attached.iter().position(|attached| attached.slot == slot && attached.is_removable)?;
         // A vCPU that is just using the device would otherwise be the last to let go of it, and may not clean up after it.
-        let was_running = self.vcpus.are_running();
-        self.vcpus.park();
-        drop(self.workshop.pci.eject(slot));
-        if was_running {
-            self.vcpus.run();
-        }
+        self.vcpus.hold(|| drop(self.workshop.pci.eject(slot)));
         Some(self.attached.remove(index).id)
     }
 

@@ -89,8 +89,9 @@ impl BlockHandler {
                 self.take_turn(index);
             }
             self.reap();
-            if !self.is_stalled && self.queues.iter().flatten().any(DeviceQueue::has_more) {
-                // What came meanwhile goes first: one interrupt for both.
+            let has_more = self.queues.iter().flatten().any(DeviceQueue::has_more);
+            if has_more && !self.is_stalled && self.ring.is_some() {
+                // What came meanwhile goes first: one interrupt for both. Without the ring it might take long.
                 continue;
             }
             self.signal_all();
