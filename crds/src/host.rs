@@ -225,6 +225,9 @@ pub struct EngineLimits {
     pub vcpus: u32,
     /// Volumes.
     pub volumes: u32,
+    /// Volumes, networks and host devices together; as many as of each when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<u32>,
 }
 
 /// Versions of what runs a host.

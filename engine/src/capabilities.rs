@@ -68,6 +68,8 @@ pub struct Capabilities {
     pub max_disks: usize,
     /// Most network cards of one guest.
     pub max_nics: usize,
+    /// Most disks, network cards and host devices of one guest together.
+    pub max_devices: usize,
     /// What can back a guest's memory.
     pub page_sizes: BTreeSet<PageSize>,
     /// The rest.

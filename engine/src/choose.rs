@@ -18,6 +18,8 @@ pub struct Needs {
     pub disks: usize,
     /// Network cards.
     pub nics: usize,
+    /// Disks, network cards and host devices together.
+    pub devices: usize,
     /// What backs its memory.
     pub pages: PageSize,
     /// The rest.
@@ -99,6 +101,7 @@ fn lacks(needs: &Needs, has: &Capabilities) -> Vec<(&'static str, String)> {
         ("cpu", "vCPUs", u64::from(needs.vcpus), u64::from(has.max_vcpus)),
         ("disks", "disks", needs.disks as u64, has.max_disks as u64),
         ("networks", "networks", needs.nics as u64, has.max_nics as u64),
+        ("devices", "devices", needs.devices as u64, has.max_devices as u64),
     ];
     for (field, what, needed, most) in counts {
         if needed > most {
@@ -121,6 +124,7 @@ mod tests {
             max_vcpus,
             max_disks: 4,
             max_nics: 1,
+            max_devices: 5,
             page_sizes: [PageSize::Default].into(),
             features: [Feature::Pause].into(),
         };
@@ -134,6 +138,7 @@ mod tests {
             vcpus,
             disks: 1,
             nics: 1,
+            devices: 2,
             pages: PageSize::Default,
             features: [Feature::Pause].into(),
         }
@@ -153,6 +158,7 @@ mod tests {
             accelerator: AcceleratorKind::Emulation,
             pages: PageSize::Huge1G,
             disks: 5,
+            devices: 6,
             features: [Feature::Pause, Feature::Snapshot].into(),
             ..needs(100)
         };
@@ -165,10 +171,12 @@ mod tests {
                 "memory.hugepages.pageSize: engine a: pages of size 1Gi are not available",
                 "cpu: engine a: 100 vCPUs are more than the 64 it can have",
                 "disks: engine a: 5 disks are more than the 4 it can have",
+                "devices: engine a: 6 devices are more than the 5 it can have",
                 "features: engine a: snapshots: not possible",
                 "acceleration: engine b: emulation is not available",
                 "memory.hugepages.pageSize: engine b: pages of size 1Gi are not available",
                 "disks: engine b: 5 disks are more than the 4 it can have",
+                "devices: engine b: 6 devices are more than the 5 it can have",
                 "features: engine b: snapshots: not possible",
             ]
         );
@@ -185,6 +193,6 @@ mod tests {
     #[test]
     fn unknown_means_no() {
         let nothing = EngineInfo { name: "new".into(), capabilities: Capabilities::default() };
-        assert_eq!(choose(&needs(1), &[nothing]).unwrap_err().len(), 6);
+        assert_eq!(choose(&needs(1), &[nothing]).unwrap_err().len(), 7);
     }
 }

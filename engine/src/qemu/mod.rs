@@ -46,6 +46,7 @@ impl Qemu {
             max_vcpus: args::MAX_VCPUS,
             max_disks: args::MAX_DISKS,
             max_nics: args::MAX_NICS,
+            max_devices: args::MAX_DISKS + args::MAX_NICS,
             page_sizes: [PageSize::Default, PageSize::Huge2M, PageSize::Huge1G].into(),
             features: [
                 Feature::Prelaunch,

@@ -112,6 +112,7 @@ fn capabilities(features: std::collections::BTreeSet<Feature>) -> Capabilities {
         max_vcpus: MAX_VCPUS,
         max_disks: DEVICE_SLOTS - MAX_NICS,
         max_nics: MAX_NICS,
+        max_devices: DEVICE_SLOTS,
         page_sizes: [PageSize::Default, PageSize::Huge2M, PageSize::Huge1G].into(),
         features,
     }
@@ -182,7 +183,7 @@ fn check(guest: &GuestConfig, capabilities: &Capabilities) -> Result<(), ConfigE
     let counts = [
         ("disks", guest.disks.len(), capabilities.max_disks),
         ("nics", guest.nics.len(), capabilities.max_nics),
-        ("devices", guest.disks.len() + guest.nics.len() + devices, DEVICE_SLOTS),
+        ("devices", guest.disks.len() + guest.nics.len() + devices, capabilities.max_devices),
     ];
     for (field, count, max) in counts {
         if count > max {

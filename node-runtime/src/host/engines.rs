@@ -51,8 +51,8 @@ fn offer(name: EngineName, driver: &dyn Engine, emulation: bool, kvm: &Kvm) -> H
 }
 
 fn limits(can: &Capabilities) -> EngineLimits {
-    let volumes = can.max_disks.saturating_sub(OWN_DISKS);
-    EngineLimits { vcpus: can.max_vcpus, volumes: u32::try_from(volumes).unwrap_or(u32::MAX) }
+    let less_own = |most: usize| u32::try_from(most.saturating_sub(OWN_DISKS)).unwrap_or(u32::MAX);
+    EngineLimits { vcpus: can.max_vcpus, volumes: less_own(can.max_disks), devices: Some(less_own(can.max_devices)) }
 }
 
 /// Stable names of what an engine can do.

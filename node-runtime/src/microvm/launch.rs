@@ -158,6 +158,7 @@ pub(super) async fn launch(
 
 /// The engine that was ordered, if it has all the guest needs; the operator chose from what the host had published.
 fn driver<'a>(context: &'a Context, vm: &MicroVMSpec) -> Result<&'a dyn engine::Engine, Error> {
+    let (disks, nics) = (vm.disks.len() + OWN_DISKS, usize::from(vm.network.is_some()));
     let needs = engine::Needs {
         engine: Some(vm.engine.clone()),
         accelerator: match vm.accelerator {
@@ -165,8 +166,9 @@ fn driver<'a>(context: &'a Context, vm: &MicroVMSpec) -> Result<&'a dyn engine::
             Accelerator::Tcg => engine::AcceleratorKind::Emulation,
         },
         vcpus: topology(vm).vcpus(),
-        disks: vm.disks.len() + OWN_DISKS,
-        nics: usize::from(vm.network.is_some()),
+        disks,
+        nics,
+        devices: disks + nics + vm.machine.devices.host_devices.len(),
         pages: pages(vm),
         features: features(vm),
     };

@@ -75,7 +75,7 @@ pub fn choose(
     match (best, refused) {
         (Some((_, choice)), _) => Ok(choice),
         (None, Some(refusal)) => Err(refusal),
-        (None, None) => Err(no_engine(&wanted, &ready, &asked)),
+        (None, None) => Err(no_engine(&wanted, &ready, &asked, |choice| Needs::of(shape, devices, choice))),
     }
 }
 
@@ -95,21 +95,28 @@ struct Amount {
     /// Field that asks for it.
     path: &'static str,
     asked: usize,
-    most: fn(&EngineLimits) -> u32,
+    most: fn(&EngineLimits) -> Option<u32>,
 }
 
 /// What a guest asks of its engine.
 struct Asked {
     capabilities: Vec<Capability>,
-    amounts: [Amount; 2],
+    amounts: [Amount; 3],
 }
 
 impl Asked {
     fn of(spec: &ResolvedSpec, shape: &Shape) -> Self {
         let (vcpus, volumes) = (shape.vcpus as usize, spec.volumes.len());
+        let devices = volumes + spec.networks.len() + spec.machine.devices.host_devices.len();
         let amounts = [
-            Amount { what: "vCPUs", path: "spec.machine.cpu", asked: vcpus, most: |limits| limits.vcpus },
-            Amount { what: "volumes", path: "spec.volumes", asked: volumes, most: |limits| limits.volumes },
+            Amount { what: "vCPUs", path: "spec.machine.cpu", asked: vcpus, most: |limits| Some(limits.vcpus) },
+            Amount { what: "volumes", path: "spec.volumes", asked: volumes, most: |limits| Some(limits.volumes) },
+            Amount {
+                what: "devices",
+                path: "spec.volumes, spec.networks and spec.machine.devices.hostDevices",
+                asked: devices,
+                most: |limits| limits.devices,
+            },
         ];
         Self { capabilities: needed_capabilities(shape, &spec.machine.devices), amounts }
     }
@@ -121,9 +128,9 @@ impl Asked {
         let capabilities =
             capabilities.map(|capability| format!("lacks {}, which {} needs", capability.name, capability.path));
         let over = |Amount { what, path, asked, most }: &Amount| {
-            let most = most(offer.limits.as_ref()?);
+            let most = most(offer.limits.as_ref()?)?;
             (*asked > most as usize)
-                .then(|| format!("has at most {most} {what} for a guest, and {path} asks for {asked}"))
+                .then(|| format!("has at most {most} {what} for a guest, fewer than the {asked} of {path}"))
         };
         capabilities.chain(self.amounts.iter().filter_map(over)).collect()
     }
@@ -193,11 +200,22 @@ impl<'a> Candidate<'a> {
     }
 }
 
-fn no_engine(wanted: &[EngineName], hosts: &[Candidate<'_>], asked: &Asked) -> Refusal {
+/// No engine runs the guest; and if one did, what no host would have enough of, whichever it was.
+fn no_engine(
+    wanted: &[EngineName],
+    hosts: &[Candidate<'_>],
+    asked: &Asked,
+    needs: impl Fn(Choice) -> Needs,
+) -> Refusal {
     let names: Vec<_> = wanted.iter().map(|engine| engine.as_str()).collect();
     let mismatches = list(hosts.iter().map(|host| host.mismatches(wanted, asked)));
     let message = format!("no host can run the guest under {} ({mismatches})", names.join(" or "));
-    Refusal::one(Reason::NoEngine, "spec.engine", message)
+    let hosts: Vec<_> = hosts.iter().collect();
+    let choices = wanted.iter().map(|&engine| Choice { engine, accelerator: Accelerator::Kvm });
+    let short = choices.map(|choice| needs(choice).short(&hosts)).min_by_key(Vec::len).unwrap_or_default();
+    let problems =
+        std::iter::once(Problem::new("spec.engine", message)).chain(short.into_iter().map(|(_, short)| short));
+    Refusal::new(Reason::NoEngine, problems.collect())
 }
 
 fn no_image(engine: EngineName, images: &BTreeSet<EngineName>) -> Refusal {
@@ -217,21 +235,7 @@ fn room(shape: &Shape, devices: &Devices, choice: Choice, hosts: &[&Candidate<'_
     if let Some(place) = fitting.filter_map(|host| Some(host.offer(choice.engine)?.0)).min() {
         return Ok(place);
     }
-    let mut problems: Vec<(Reason, Problem)> = Vec::new();
-    for resource in &needs.resources {
-        if hosts.iter().all(|host| (resource.total)(host.status) < resource.needed) {
-            let have = list(
-                hosts.iter().map(|host| format!("{}: {}", host.name, (resource.spell)((resource.total)(host.status)))),
-            );
-            problems.push((
-                resource.reason,
-                Problem::new(
-                    resource.path.clone(),
-                    format!("no host has {} {} ({have})", (resource.spell)(resource.needed), resource.what),
-                ),
-            ));
-        }
-    }
+    let problems = needs.short(hosts);
     let reason = problems.first().map_or(Reason::InsufficientMemory, |p| p.0);
     let mut problems: Vec<_> = problems.into_iter().map(|(_, problem)| problem).collect();
     if problems.is_empty() {
@@ -312,6 +316,18 @@ impl Needs {
 
     fn fit(&self, host: &HostStatus) -> bool {
         self.resources.iter().all(|resource| (resource.total)(host) >= resource.needed)
+    }
+
+    /// What none of the hosts has enough of.
+    fn short(&self, hosts: &[&Candidate<'_>]) -> Vec<(Reason, Problem)> {
+        let is_short = |resource: &&Resource| hosts.iter().all(|host| (resource.total)(host.status) < resource.needed);
+        let tell = |resource: &Resource| {
+            let Resource { total, spell, needed, what, .. } = resource;
+            let have = list(hosts.iter().map(|host| format!("{}: {}", host.name, spell(total(host.status)))));
+            let message = format!("no host has {} {what} ({have})", spell(*needed));
+            (resource.reason, Problem::new(resource.path.clone(), message))
+        };
+        self.resources.iter().filter(is_short).map(tell).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which engine and accelerator are chosen, over hosts that differ.
 
 use super::{fast_host, from_yaml, host};
+use crate::reason::Reason;
 use crate::vse::choose::{Choice, choose};
 use crate::vse::merge::merge;
 use crate::vse::refusal::Refusal;
@@ -91,7 +92,7 @@ fn an_engine_too_small_for_the_guest_is_passed_over_and_told_of() {
     let mut host = fast_host("a", &[Vmm, Qemu]).as_ref().clone();
     let status = host.status.as_mut().unwrap();
     status.cpu.count = 512;
-    status.engines[0].limits = Some(EngineLimits { vcpus: 254, volumes: 18 });
+    status.engines[0].limits = Some(EngineLimits { vcpus: 254, volumes: 18, devices: Some(26) });
     let hosts = [Arc::new(host)];
     let volumes =
         |n| (0..n).map(|n| format!("{{name: v{n}, emptyDisk: {{capacity: 1Gi}}}}")).collect::<Vec<_>>().join(", ");
@@ -103,8 +104,42 @@ fn an_engine_too_small_for_the_guest_is_passed_over_and_told_of() {
     assert_eq!(chosen(&spec("Auto", 255, 1), &hosts), Ok(Qemu));
     assert_eq!(
         chosen(&spec("vmm", 300, 19), &hosts).unwrap_err().to_string(),
-        "spec.engine: no host can run the guest under vmm (a: vmm: has at most 254 vCPUs for a guest, and \
-         spec.machine.cpu asks for 300 and has at most 18 volumes for a guest, and spec.volumes asks for 19)"
+        "spec.engine: no host can run the guest under vmm (a: vmm: has at most 254 vCPUs for a guest, fewer than \
+         the 300 of spec.machine.cpu and has at most 18 volumes for a guest, fewer than the 19 of spec.volumes)"
+    );
+}
+
+#[test]
+fn devices_of_all_kinds_share_the_places_that_an_engine_has() {
+    let mut host = fast_host("a", &[Vmm]).as_ref().clone();
+    host.status.as_mut().unwrap().engines[0].limits = Some(EngineLimits { vcpus: 4, volumes: 18, devices: Some(2) });
+    let hosts = [Arc::new(host)];
+    let spec = |volumes: &str| {
+        format!("{{system: {{image: i}}, machine: {{memory: {{guest: 512Mi}}}}, volumes: [{volumes}]}}")
+    };
+    assert_eq!(chosen(&spec("{name: a, emptyDisk: {capacity: 1Gi}}"), &hosts), Ok(Vmm));
+    let two = spec("{name: a, emptyDisk: {capacity: 1Gi}}, {name: b, emptyDisk: {capacity: 1Gi}}");
+    assert!(chosen(&two, &hosts).unwrap_err().to_string().contains(
+        "a: vmm: has at most 2 devices for a guest, fewer than the 3 of spec.volumes, spec.networks and \
+         spec.machine.devices.hostDevices"
+    ));
+}
+
+#[test]
+fn what_no_host_has_is_told_beside_what_no_engine_can() {
+    let mut host = fast_host("a", &[Vmm]).as_ref().clone();
+    let status = host.status.as_mut().unwrap();
+    status.engines[0].limits = Some(EngineLimits { vcpus: 254, volumes: 18, devices: None });
+    let count = status.cpu.count;
+    let spec = "{engine: vmm, system: {image: i}, machine: {cpu: {cores: 512}, memory: {guest: 512Mi}}}";
+    let refusal = chosen(spec, &[Arc::new(host)]).unwrap_err();
+    assert_eq!(refusal.reason, Reason::NoEngine);
+    assert_eq!(
+        refusal.to_string(),
+        format!(
+            "spec.engine: no host can run the guest under vmm (a: vmm: has at most 254 vCPUs for a guest, fewer than the \
+             512 of spec.machine.cpu); spec.machine.cpu: no host has 512 CPUs (a: {count})"
+        )
     );
 }
 

@@ -19,7 +19,13 @@ fn say_why_and_go_on_once_they_can() {
                 "Insufficient",
                 vec!["spec.machine.memory", "no host has"],
             ),
-            ("cpus", json!({"machine": {"cpu": {"request": null, "cores": 512}}}), "InsufficientCPUs", vec!["512"]),
+            ("cpus", json!({"machine": {"cpu": {"request": null, "cores": 200}}}), "InsufficientCPUs", vec!["200"]),
+            (
+                "vcpus",
+                json!({"machine": {"cpu": {"request": null, "cores": 512}}}),
+                "NoEngine",
+                vec!["fewer than the 512 of spec.machine.cpu", "no host has 512 CPUs"],
+            ),
             (
                 "no-claim",
                 json!({"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "later"}}]}),
