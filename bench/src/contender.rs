@@ -30,12 +30,20 @@ pub struct Machine {
     pub command_line: String,
     /// Whether its CPUs are its own: the guest halts and pauses without leaving.
     pub is_dedicated: bool,
-    /// A virtio disk, raw, by path.
-    pub disk: Option<PathBuf>,
+    /// A virtio disk.
+    pub disk: Option<Disk>,
     /// A virtio network card on this tap.
     pub tap: Option<Tap>,
     /// Where the VMM shall listen for requests, if it can.
     pub api: Option<PathBuf>,
+}
+
+/// A raw disk, by path.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    pub path: PathBuf,
+    /// Around the host's page cache, and as where io_uring is forbidden: in a pod.
+    pub is_direct: bool,
 }
 
 /// An open tap and an open /dev/vhost-net, at these numbers in the VMM.
@@ -77,10 +85,11 @@ fn qemu(kind: &str, transport: &str, assets: &Assets, machine: &Machine) -> Vec<
     if machine.is_dedicated {
         command.extend(words("-overcommit cpu-pm=on"));
     }
-    if let Some(disk) = &machine.disk {
+    if let Some(Disk { path, is_direct }) = &machine.disk {
+        let way = if *is_direct { "aio=native,cache.direct=on" } else { "aio=threads" };
         command.extend(words(&format!(
-            "-object iothread,id=io -blockdev driver=file,filename={},aio=threads,node-name=disk",
-            disk.display()
+            "-object iothread,id=io -blockdev driver=file,filename={},{way},node-name=disk",
+            path.display()
         )));
         command.extend(words(&format!("-device virtio-blk-{transport},drive=disk,iothread=io,num-queues=1")));
     }
@@ -103,8 +112,9 @@ fn vmm(assets: &Assets, machine: &Machine) -> Vec<String> {
     if let Some(api) = &machine.api {
         command.extend(words(&format!("--api-socket path={}", api.display())));
     }
-    if let Some(disk) = &machine.disk {
-        command.extend(words(&format!("--disk path={},num_queues=1", disk.display())));
+    if let Some(Disk { path, is_direct }) = &machine.disk {
+        let way = if *is_direct { ",direct=on,disable_io_uring=on" } else { "" };
+        command.extend(words(&format!("--disk path={},num_queues=1{way}", path.display())));
     }
     if let Some(Tap { tap, vhost }) = machine.tap {
         command.extend(words(&format!("--net fd={tap},vhost_fd={vhost}")));

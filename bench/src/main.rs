@@ -42,13 +42,13 @@ struct Options {
     /// Contenders, the first one being what the others are compared with.
     #[arg(long, value_delimiter = ',', default_values = ["q35", "microvm", "vmm"])]
     contenders: Vec<Contender>,
-    /// Runs of each contender, in turn, of `boot`, `start`, `block` and `net`.
+    /// Runs of each contender, in turn, of `boot`, `start`, `block`, `direct` and `net`.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
     tries: u8,
     /// How long the loop of `compute` runs, in seconds.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
-    /// The host's CPU that `compute`, `block` and `net` pin their one vCPU to, and the VMM's other threads to the next
+    /// The host's CPU that `compute`, `block`, `direct` and `net` pin their one vCPU to, and the VMM's other threads to the next
     /// one; better two that nobody else uses.
     #[arg(long, default_value_t = 1)]
     cpu: u32,
@@ -74,6 +74,8 @@ enum Measure {
     Compute,
     /// Random 4 KiB reads from a virtio disk, 32 at a time.
     Block,
+    /// The same around the host's page cache and without io_uring, as in a VM pod.
+    Direct,
     /// A TCP stream from the guest to the host over virtio-net.
     Net,
     /// Size of a snapshot, and what a restore reads.
@@ -97,7 +99,8 @@ fn main() -> Result<()> {
             Measure::Start => measure::start::run(&assets, contenders, tries),
             Measure::Instructions => measure::instructions::run(&assets, contenders, options.steps),
             Measure::Compute => measure::compute::run(&assets, contenders, options.seconds, options.cpu),
-            Measure::Block => measure::block::run(&assets, contenders, tries, options.cpu),
+            Measure::Block => measure::block::run(&assets, contenders, tries, options.cpu, false),
+            Measure::Direct => measure::block::run(&assets, contenders, tries, options.cpu, true),
             Measure::Net => measure::net::run(&assets, contenders, tries, options.cpu),
             Measure::Snapshot => measure::snapshot::run(&assets),
         };

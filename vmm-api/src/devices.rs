@@ -48,8 +48,8 @@ pub struct DiskConfig {
     pub discard: Option<bool>,
     /// Cloud Hypervisor's name for `discard`.
     pub sparse: bool,
-    /// Linux AIO, which isn't used anyway.
-    #[serde(skip_serializing)]
+    /// Not by Linux AIO, which serves where io_uring isn't there and the disk is `direct`.
+    #[serde(skip_serializing_if = "is_false")]
     pub disable_aio: bool,
     /// Always raw; what is in an image never decides on its format.
     #[serde(skip_serializing)]

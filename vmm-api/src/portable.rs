@@ -40,6 +40,7 @@ impl VmConfig {
             disk.fd = None;
             disk.direct = false;
             disk.disable_io_uring = false;
+            disk.disable_aio = false;
             disk.discard = Some(disk.may_discard());
             disk.sparse = true;
         }

@@ -13,7 +13,7 @@ use crate::made_socket::MadeSocket;
 use crate::memory::GuestMemory;
 use crate::seccomp::{Filters, Role};
 use crate::virtio::VirtioDevice;
-use crate::virtio::block::{Block, BlockOptions};
+use crate::virtio::block::{Block, BlockOptions, Kinds};
 use crate::virtio::console::{AGENT, Console, PortOptions};
 use crate::virtio::fs::Fs;
 use crate::virtio::net::{Net, NetOptions, Tap};
@@ -30,7 +30,7 @@ pub(super) fn disk(config: &DiskConfig, filters: &Filters) -> Made {
         read_only: config.readonly,
         direct: config.direct,
         discard: config.may_discard(),
-        io_uring: !config.disable_io_uring,
+        kinds: Kinds { io_uring: !config.disable_io_uring, aio: !config.disable_aio },
         serial: config.serial.clone().unwrap_or_default(),
         queues: config.num_queues,
         queue_size: config.queue_size,

@@ -171,6 +171,7 @@ pub const GUEST: &[Entry] = &[
             same("sparse", Kind::Switch, "the guest may discard blocks"),
             same("image_type", Kind::Text, "raw, which it always is"),
             same("disable_io_uring", Kind::Switch, "not by io_uring"),
+            same("disable_aio", Kind::Switch, "not by Linux AIO"),
             QUEUES,
             ENTRIES,
             ID,

@@ -89,6 +89,10 @@ const BLOCK: &[Call] = &[
     Any(SYS_io_uring_setup),
     Any(SYS_io_uring_register),
     Any(SYS_io_uring_enter),
+    Any(SYS_io_setup),
+    Any(SYS_io_submit),
+    Any(SYS_io_getevents),
+    Any(SYS_io_destroy),
     Masked(SYS_ioctl, 1, ioctls::TYPE, &[ioctls::BLOCK]),
 ];
 

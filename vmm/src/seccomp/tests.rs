@@ -83,6 +83,7 @@ fn roles_differ() {
     only(libc::SYS_clone3, [0, 0, 0], &[]);
     only(libc::SYS_socket, [unix, 9999, 0], &[Role::Vsock]);
     only(libc::SYS_io_uring_enter, [nowhere, 0, 0], &[Role::Block]);
+    only(libc::SYS_io_submit, [0, 0, 0], &[Role::Block]);
     only(libc::SYS_accept4, [nowhere, 0, 0], &[Role::Console, Role::Vsock]);
     only(libc::SYS_msync, [0, 0, 0], &[Role::Pmem]);
     only(libc::SYS_setsockopt, [nowhere, libc::SOL_SOCKET as u64, libc::SO_RCVTIMEO as u64], &[]);

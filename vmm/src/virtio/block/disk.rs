@@ -31,6 +31,8 @@ pub struct Disk {
     pub file: File,
     /// What the guest may ask of it.
     pub rules: Rules,
+    /// Around the host's page cache.
+    pub is_direct: bool,
     /// Bytes that addresses in memory must be a multiple of; 1 without `O_DIRECT`.
     pub memory_alignment: usize,
     /// Bytes that are best written at once.
@@ -73,6 +75,7 @@ impl Disk {
         let can_clear = is_writable && can_punch(&file, size);
         Ok(Self {
             rules: Rules { sectors, block: block.into(), is_writable, can_clear, may_unmap },
+            is_direct,
             memory_alignment: memory_alignment as usize,
             physical_block: told(status.stx_blksize).clamp(block, PAGE.max(block)),
             file,

@@ -8,7 +8,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::disk::{Direction, Disk, PUNCH, ZERO};
 use super::request::{Extent, Parts, Refused, Request, SERIAL, parse};
-use super::uring::{DEPTH, Uring};
+use super::ring::{DEPTH, Kinds, Ring};
 use crate::counters::Traffic;
 use crate::memory::GuestMemory;
 use crate::virtio::chain::{Buffers, Chain};
@@ -33,9 +33,9 @@ pub struct BlockHandler {
     queues: Vec<Option<DeviceQueue>>,
     /// Flags of every write: durable at once for drivers that know no flush.
     write_flags: i32,
-    wants_ring: bool,
+    kinds: Kinds,
     /// There while the thread runs, if the kernel has one for us.
-    ring: Option<Uring>,
+    ring: Option<Ring>,
     /// What is under way; a slot's index is its number in the ring.
     slots: Vec<Slot>,
     free: Vec<usize>,
@@ -62,7 +62,7 @@ impl BlockHandler {
         memory: Arc<GuestMemory>,
         queues: Vec<Option<DeviceQueue>>,
         write_flags: i32,
-        wants_ring: bool,
+        kinds: Kinds,
         traffic: Arc<Traffic>,
     ) -> Self {
         Self {
@@ -71,7 +71,7 @@ impl BlockHandler {
             memory,
             queues,
             write_flags,
-            wants_ring,
+            kinds,
             ring: None,
             slots: Vec::new(),
             free: Vec::new(),
@@ -236,7 +236,7 @@ impl BlockHandler {
         if let Some(ring) = &mut self.ring {
             ring.submit(false);
         }
-        while let Some((number, done)) = self.ring.as_mut().and_then(Uring::next_done) {
+        while let Some((number, done)) = self.ring.as_mut().and_then(Ring::next_done) {
             let done = done.or_else(|error| match (error.kind(), self.slots[number].request) {
                 // Not begun after all.
                 (io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock, Some(request)) => {
@@ -257,7 +257,7 @@ impl Handler for BlockHandler {
     fn start(&mut self, poll: &Poll) -> io::Result<()> {
         poll.add_queues(self.queues.iter().flatten())?;
         // Without a ring, requests are done one after the other.
-        self.ring = self.wants_ring.then(|| Uring::new(&self.disk.file, self.memory.clone()).ok()).flatten();
+        self.ring = Ring::new(&self.disk, self.kinds, self.memory.clone());
         if let Some(ring) = &self.ring {
             poll.add(ring, EventSet::IN, RING)?;
         }
@@ -267,6 +267,7 @@ impl Handler for BlockHandler {
 
     fn ready(&mut self, token: u64, _events: EventSet, _poll: &Poll) {
         if token == RING {
+            self.ring.as_mut().map(Ring::acknowledge);
             self.reap();
         } else if let Some(Some(queue)) = self.queues.get(token as usize) {
             // Readable means that it has a count; it is not of interest.

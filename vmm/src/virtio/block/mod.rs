@@ -3,9 +3,11 @@
 //! What is offered is what the file behind it can do: a flush reaches stable storage, and blocks can be discarded or
 //! zeroed only where holes can be made. Nothing of a disk outlives a pause but what is in its queues.
 
+mod aio;
 mod disk;
 mod handler;
 mod request;
+mod ring;
 mod uring;
 
 #[cfg(test)]
@@ -25,6 +27,7 @@ use virtio_queue::QueueState;
 use self::disk::Disk;
 use self::handler::BlockHandler;
 use self::request::{MOST_CLEARED, SECTOR, SERIAL};
+pub use self::ring::Kinds;
 use super::config::{self, ConfigSpace};
 use super::device::{ActivateError, Activation, VirtioDevice};
 use super::queue::{DeviceQueue, RING_FEATURES};
@@ -41,8 +44,8 @@ pub struct BlockOptions {
     pub direct: bool,
     /// The guest may give space back.
     pub discard: bool,
-    /// Asynchronously by io_uring, where it is there.
-    pub io_uring: bool,
+    /// How it may be asynchronous.
+    pub kinds: Kinds,
     /// What the guest sees as its serial number, cut at 20 bytes.
     pub serial: String,
     /// Queues.
@@ -55,7 +58,7 @@ pub struct BlockOptions {
 pub struct Block {
     disk: Arc<Disk>,
     serial: [u8; SERIAL],
-    io_uring: bool,
+    kinds: Kinds,
     queue_sizes: Vec<u16>,
     features: u64,
     config: ConfigSpace<60>,
@@ -87,7 +90,7 @@ impl Block {
             config: config_space(&disk, options),
             disk: Arc::new(disk),
             serial,
-            io_uring: options.io_uring,
+            kinds: options.kinds,
             queue_sizes: vec![options.queue_size; usize::from(options.queues)],
             features,
             traffic: Arc::default(),
@@ -140,7 +143,7 @@ impl VirtioDevice for Block {
         let write_flags = if knows_flush { 0 } else { libc::RWF_DSYNC };
         let (memory, queues) = DeviceQueue::take(activation, 1)?;
         let (disk, traffic) = (self.disk.clone(), self.traffic.clone());
-        let handler = BlockHandler::new(disk, self.serial, memory, queues, write_flags, self.io_uring, traffic);
+        let handler = BlockHandler::new(disk, self.serial, memory, queues, write_flags, self.kinds, traffic);
         self.life.activate(handler)
     }
 

@@ -12,6 +12,10 @@ const STATUS: u64 = BUFFERS + 0x800;
 const DATA: u64 = BUFFERS + 0x1000;
 const SIZE: u64 = 1 << 20;
 
+/// io_uring, Linux AIO, neither.
+const RINGS: [Kinds; 3] =
+    [Kinds { io_uring: true, aio: false }, Kinds { io_uring: false, aio: true }, Kinds { io_uring: false, aio: false }];
+
 const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
@@ -21,7 +25,7 @@ fn options() -> BlockOptions {
         read_only: false,
         direct: false,
         discard: true,
-        io_uring: true,
+        kinds: RINGS[0],
         serial: "vse-root".to_owned(),
         queues: 2,
         queue_size: 64,
@@ -138,15 +142,24 @@ fn every_request_by_io_uring() {
 }
 
 #[test]
+fn every_request_by_linux_aio() {
+    // Pieces of odd sizes go around it.
+    match Disk::new(open(&image(), 0), true, true, true) {
+        Ok(_) => everything(&BlockOptions { direct: true, kinds: RINGS[1], ..options() }),
+        Err(error) => eprintln!("skipped: no O_DIRECT here: {error}"),
+    }
+}
+
+#[test]
 fn every_request_one_after_the_other() {
-    everything(&BlockOptions { io_uring: false, ..options() });
+    everything(&BlockOptions { kinds: RINGS[2], ..options() });
 }
 
 #[test]
 fn odd_buffers_bounce_around_the_page_cache() {
-    for io_uring in [true, false] {
+    for kinds in RINGS {
         let file = image();
-        let options = BlockOptions { direct: true, io_uring, ..options() };
+        let options = BlockOptions { direct: true, kinds, ..options() };
         let block = match Block::new(open(&file, 0), &options, None) {
             Ok(block) => block,
             Err(error) => return eprintln!("skipped: no O_DIRECT here: {error}"),
@@ -185,9 +198,9 @@ fn a_read_only_disk_cannot_be_written() {
 
 #[test]
 fn what_is_in_flight_is_done_before_a_pause_and_the_rest_after_it() {
-    for io_uring in [true, false] {
+    for kinds in RINGS {
         let file = image();
-        let options = BlockOptions { io_uring, ..options() };
+        let options = BlockOptions { kinds, ..options() };
         let mut bench = bench(&file, &options);
         let mut last = (bench.device.queue_states(), crate::virtio::testing::memory());
         for round in 0..20_u64 {

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::script::{Step, chain};
 use super::{Host, corpus, fuzz};
 use crate::seccomp::{Filters, Role, Seccomp};
-use crate::virtio::block::{Block, BlockOptions};
+use crate::virtio::block::{Block, BlockOptions, Kinds};
 use crate::virtio::console::{AGENT, Console, PortOptions};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::net::{Net, NetOptions, Tap};
@@ -40,7 +40,7 @@ fn block(read_only: bool, io_uring: bool) {
         read_only,
         direct: false,
         discard: true,
-        io_uring,
+        kinds: Kinds { io_uring, aio: false },
         serial: "fuzz".to_owned(),
         queues: 2,
         queue_size: 16,

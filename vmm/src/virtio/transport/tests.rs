@@ -16,7 +16,7 @@ use crate::bus::Bus;
 use crate::interrupts::Recorder;
 use crate::layout;
 use crate::pci::{PciRoot, Windows};
-use crate::virtio::block::{Block, BlockOptions};
+use crate::virtio::block::{Block, BlockOptions, Kinds};
 use crate::virtio::{ActivateError, Activation, ReadyQueue};
 
 /// Uses up what is in its queues when it is told to, and remembers how it was treated.
@@ -478,7 +478,7 @@ fn a_disk_works_behind_it() {
         read_only: true,
         direct: false,
         discard: false,
-        io_uring: false,
+        kinds: Kinds::default(),
         serial: "disk".into(),
         queues: 1,
         queue_size: 16,
