@@ -46,7 +46,7 @@ struct Options {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
     tries: u8,
     /// How long the loop of `compute` runs, in seconds.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=240))]
     seconds: u32,
     /// The host's CPU that `compute`, `block`, `direct` and `net` pin their one vCPU to, and the VMM's other threads to the next
     /// one; better two that nobody else uses.

@@ -17,7 +17,8 @@ use anyhow::{Context, Result};
 use crate::contender::Contender;
 
 /// Measures all contenders one after the other, and that `tries` times over: what disturbs the host for a while then
-/// disturbs all of them. Returns all results of each. `what` and `say` tell of each as it comes, for it takes a while.
+/// disturbs all of them. Returns all results of each. `what` and `say` tell of each as it comes, for it takes a while. A run
+/// that fails is told of and left out, as long as each contender has another.
 fn in_turn<T>(
     what: &str,
     contenders: &[Contender],
@@ -28,9 +29,14 @@ fn in_turn<T>(
     let mut results: Vec<_> = contenders.iter().map(|&contender| (contender, Vec::new())).collect();
     for number in 1..=tries {
         for (contender, results) in &mut results {
-            let result = measure(*contender).with_context(|| contender.to_string())?;
-            writeln!(io::stderr(), "{what} {number}/{tries}: {contender}: {}", say(&result))?;
-            results.push(result);
+            let result = measure(*contender).with_context(|| contender.to_string());
+            let said = result.as_ref().map_or_else(|error| format!("failed: {error:#}"), &say);
+            writeln!(io::stderr(), "{what} {number}/{tries}: {contender}: {said}")?;
+            match result {
+                Ok(result) => results.push(result),
+                Err(error) if number == tries && results.is_empty() => return Err(error),
+                Err(_) => {}
+            }
         }
     }
     Ok(results)
@@ -39,6 +45,18 @@ fn in_turn<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_that_fails_is_left_out_unless_all_do() {
+        let ours = [Contender::Vmm];
+        let from = |mut runs: Vec<Option<u32>>| {
+            let measure = |_| runs.remove(0).context("it hangs");
+            in_turn("luck", &ours, 3, measure, u32::to_string).map(|mut all| all.remove(0).1)
+        };
+        assert_eq!(from(vec![Some(1), None, Some(3)]).unwrap(), [1, 3]);
+        assert_eq!(from(vec![None, Some(2), None]).unwrap(), [2]);
+        assert!(from(vec![None, None, None]).is_err());
+    }
 
     #[test]
     fn contenders_take_turns() {
