@@ -398,6 +398,10 @@ pub struct VsockConfig {
     /// Unix socket that host programs connect to (`CONNECT port`); the guest's connections to port N go to `socket_N`.
     /// Empty with `vhost_fd`.
     pub socket: PathBuf,
+    /// Ours: where host programs connect to, bound and listening. The guest's connections still go to `socket_N`, and
+    /// without `socket` nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket_fd: Option<Fd>,
     /// Open `/dev/vhost-vsock`: the kernel moves the packets, and host programs use `AF_VSOCK`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vhost_fd: Option<Fd>,
@@ -413,6 +417,9 @@ pub struct VsockConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentConfig {
-    /// Unix socket that is made, for one client at a time.
+    /// Unix socket that is made, for one client at a time; empty with `socket_fd`.
     pub socket: PathBuf,
+    /// Ours: the same, bound and listening.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket_fd: Option<Fd>,
 }

@@ -64,10 +64,12 @@ impl VmConfig {
         }
         if let Some(vsock) = &mut config.vsock {
             vsock.socket = PathBuf::new();
+            vsock.socket_fd = None;
             vsock.vhost_fd = None;
         }
         if let Some(agent) = &mut config.agent {
             agent.socket = PathBuf::new();
+            agent.socket_fd = None;
         }
         // Whether there is one is the guest's; what is on its other side isn't.
         for (mode, file) in
@@ -156,7 +158,10 @@ mod tests {
     /// Invariant: nothing of the host's is in a snapshot.
     #[test]
     fn no_path_descriptor_cpu_or_cell_is_left() {
-        let text = serde_json::to_string(&config().portable()).unwrap();
+        let mut config = config();
+        config.vsock = json::read(br#"{"cid": 3, "socket": "/run/vsock", "socket_fd": 70}"#).unwrap();
+        config.agent = json::read(br#"{"socket_fd": 71}"#).unwrap();
+        let text = serde_json::to_string(&config.portable()).unwrap();
         for word in ["fd", "/vse", "/run", "host_cpus", "host_numa_node", "0000:65", "hugepage_size", "tap"] {
             assert!(!text.contains(word), "{word} in {text}");
         }

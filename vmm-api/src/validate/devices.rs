@@ -36,8 +36,8 @@ pub(super) fn check(config: &VmConfig, findings: &mut Findings) {
     if !["", "/dev/urandom", "/dev/random"].map(Path::new).contains(&config.rng.src.as_path()) {
         findings.add("rng.src", Problem::NotSupported("sources of random numbers but the host kernel's"));
     }
-    if config.agent.as_ref().is_some_and(|agent| agent.socket.as_os_str().is_empty()) {
-        findings.add("agent.socket", Problem::Missing("the port needs a socket"));
+    if let Some(agent) = &config.agent {
+        one_of("agent", ("socket", is_set(&agent.socket)), ("socket_fd", agent.socket_fd.is_some()), findings);
     }
 }
 
@@ -123,10 +123,13 @@ fn function(path: &str, function: &DeviceConfig, has_container: bool, findings: 
 fn vsock(vsock: &VsockConfig, findings: &mut Findings) {
     // virtio 1.3, 5.10.4: 0 to 2 and all ones have other meanings.
     findings.range("vsock.cid", vsock.cid.into(), 3..=u64::from(u32::MAX) - 1);
-    match (is_set(&vsock.socket), vsock.vhost_fd) {
-        (false, None) => findings.add("vsock.socket", Problem::Missing("host programs connect to it")),
-        (true, Some(_)) => findings.add("vsock.socket", Problem::Contradiction("the kernel's vhost_fd has none")),
-        _ => {}
+    // Both of the first two are a socket to connect to and a name for others.
+    let given = [("vsock.socket", is_set(&vsock.socket)), ("vsock.socket_fd", vsock.socket_fd.is_some())];
+    if vsock.vhost_fd.is_none() && given.iter().all(|(_, is_there)| !is_there) {
+        findings.add("vsock.socket", Problem::Missing("host programs connect to it"));
+    }
+    for (path, _) in given.into_iter().filter(|(_, is_there)| *is_there && vsock.vhost_fd.is_some()) {
+        findings.add(path, Problem::Contradiction("the kernel's vhost_fd has none"));
     }
 }
 

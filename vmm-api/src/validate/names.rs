@@ -109,7 +109,9 @@ fn descriptors(config: &VmConfig) -> Vec<(String, Fd)> {
     for (index, pmem) in config.pmem.iter().enumerate() {
         one(format!("pmem[{index}].fd"), pmem.fd);
     }
+    one("vsock.socket_fd".to_owned(), config.vsock.as_ref().and_then(|vsock| vsock.socket_fd));
     one("vsock.vhost_fd".to_owned(), config.vsock.as_ref().and_then(|vsock| vsock.vhost_fd));
+    one("agent.socket_fd".to_owned(), config.agent.as_ref().and_then(|agent| agent.socket_fd));
     let mut groups = Vec::new();
     for (index, device) in config.devices.iter().enumerate() {
         if let Some(fd) = device.vfio_group_fd.filter(|fd| !groups.contains(fd)) {

@@ -173,6 +173,10 @@ fn descriptors_belong_to_one() {
     assert_eq!(wrong(r#"{"disks": [{"fd": 9}, {"fd": 9}]}"#), "disks[1].fd: descriptor 9 is disks[0].fd already");
     assert_eq!(wrong(r#"{"disks": [{"fd": 1}]}"#), "disks[0].fd: 1 is not from 3 to 1048576");
     assert_eq!(
+        wrong(r#"{"vsock": {"cid": 3, "socket_fd": 9}, "agent": {"socket_fd": 9}}"#),
+        "agent.socket_fd: descriptor 9 is vsock.socket_fd already"
+    );
+    assert_eq!(
         wrong(
             r#"{"vfio_container_fd": 8, "devices": [{"vfio_group_fd": 9, "host_address": "0000:65:00.0"},
                 {"vfio_group_fd": 9, "host_address": "0000:65:00.1"}]}"#
@@ -194,6 +198,11 @@ fn devices_are_complete() {
         (r#"{"net": [{"tap": "t", "mac": "01:00:00:00:00:00"}]}"#, "net[0].mac: is an address of a group"),
         (r#"{"vsock": {"cid": 3}}"#, "vsock.socket: is missing: host programs connect to it"),
         (r#"{"vsock": {"cid": 3, "socket": "/s", "vhost_fd": 5}}"#, "vsock.socket: the kernel's vhost_fd has none"),
+        (r#"{"vsock": {"cid": 3, "socket_fd": 6, "vhost_fd": 5}}"#, "vsock.socket_fd: the kernel's vhost_fd has none"),
+        (r#"{"vsock": {"cid": 3, "socket_fd": 6}}"#, ""),
+        (r#"{"vsock": {"cid": 3, "socket_fd": 6, "socket": "/s"}}"#, ""),
+        (r#"{"agent": {}}"#, "agent.socket: is missing: or an open descriptor of it"),
+        (r#"{"agent": {"socket": "/a", "socket_fd": 6}}"#, "agent.socket_fd: is there by path as well"),
         (r#"{"vsock": {"cid": 2, "socket": "/s"}}"#, "vsock.cid: 2 is not from 3 to 4294967294"),
         (r#"{"pmem": [{"file": "/p", "size": 4096}]}"#, "pmem[0].size: 4096 is no multiple of 2097152"),
         (r#"{"fs": [{"tag": "t", "socket": "/s"}]}"#, "fs[0]: memory.shared must be true for vhost-user"),

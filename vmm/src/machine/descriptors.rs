@@ -5,8 +5,12 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
+use rustix::net::{AddressFamily, SocketType};
 
 /// A descriptor can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,16 @@ pub enum DescriptorError {
     /// Neither.
     #[error("neither a path nor a descriptor is given")]
     Neither,
+    /// Another kind of file than its field is for.
+    #[error("{field}: descriptor {number} is not {needed}")]
+    Unfit {
+        /// Which.
+        field: &'static str,
+        /// Its number.
+        number: RawFd,
+        /// What it should be.
+        needed: &'static str,
+    },
 }
 
 /// Numbers that nobody in this process owns yet: inherited, or received from a client.
@@ -87,6 +101,20 @@ pub fn copy(number: RawFd) -> Result<OwnedFd, DescriptorError> {
     borrowed.try_clone_to_owned().map_err(|_| DescriptorError::NotFree(number))
 }
 
+/// A copy of a unix socket that listens, as [`copy`].
+///
+/// # Errors
+/// As [`copy`], and when it is something else.
+pub fn listener(field: &'static str, number: RawFd) -> Result<UnixListener, DescriptorError> {
+    let descriptor = copy(number)?;
+    // Only a socket that has a name listens.
+    let is_fit = socket_domain(&descriptor) == Ok(AddressFamily::UNIX)
+        && socket_type(&descriptor) == Ok(SocketType::STREAM)
+        && socket_acceptconn(&descriptor) == Ok(true);
+    let needed = "a listening unix stream socket";
+    if is_fit { Ok(descriptor.into()) } else { Err(DescriptorError::Unfit { field, number, needed }) }
+}
+
 fn is_open(number: RawFd) -> bool {
     // SAFETY: asks for flags by number; a closed one is an error.
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
@@ -118,6 +146,30 @@ mod tests {
         assert!(matches!(take(number), Err(DescriptorError::NotFree(_))));
         assert!(matches!(copy(number), Err(DescriptorError::NotFree(_))));
         drop(owned);
+    }
+
+    #[test]
+    fn only_unix_sockets_listen() {
+        use std::os::unix::net::{UnixDatagram, UnixStream};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let number = receive(UnixListener::bind(&path).unwrap().into());
+        let listener = listener("socket_fd", number).unwrap();
+        let _client = UnixStream::connect(&path).unwrap();
+        listener.accept().unwrap();
+        let others: [OwnedFd; 4] = [
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(),
+            UnixDatagram::bind(folder.path().join("datagrams")).unwrap().into(),
+            UnixStream::connect(&path).unwrap().into(),
+            File::open("/dev/null").unwrap().into(),
+        ];
+        for other in others {
+            let other = receive(other);
+            let error = super::listener("vsock.socket_fd", other).unwrap_err().to_string();
+            assert_eq!(error, format!("vsock.socket_fd: descriptor {other} is not a listening unix stream socket"));
+            drop(take(other).unwrap());
+        }
+        drop(take(number).unwrap());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::error::MachineError;
 use super::passthrough::Passthrough;
 use super::plan::SPARE_SLOTS;
 use super::pmem_area::PmemArea;
-use super::virtio_devices::{self, AnyError};
+use super::virtio_devices::{self, AnyError, Socket};
 use super::{Event, Events};
 use crate::hypervisor::Slots;
 use crate::interrupts::Interrupts;
@@ -55,7 +55,7 @@ pub(super) struct Attached {
     pub slot: u8,
     /// Whether it may leave while the guest runs.
     pub is_removable: bool,
-    /// Where it listens; gone with the device, so that the next can listen there.
+    /// Where it listens, if that was made for it; gone with the device, so that the next can listen there.
     _socket: Option<MadeSocket>,
 }
 
@@ -129,12 +129,16 @@ impl Wanted<'_> {
     }
 
     /// The unix socket that the device listens at.
-    fn socket(&self) -> Option<&Path> {
-        match self {
-            Self::Console(config) => config.agent.as_ref().map(|agent| agent.socket.as_path()),
-            Self::Vsock(config) if config.vhost_fd.is_none() => Some(&config.socket),
-            _ => None,
-        }
+    fn socket(&self) -> Option<Socket<'_>> {
+        let (field, number, path) = match self {
+            Self::Console(config) => {
+                let agent = config.agent.as_ref()?;
+                ("agent.socket_fd", agent.socket_fd, &agent.socket)
+            }
+            Self::Vsock(config) if config.vhost_fd.is_none() => ("vsock.socket_fd", config.socket_fd, &config.socket),
+            _ => return None,
+        };
+        Some(number.map_or(Socket::Made(path), |number| Socket::Given(field, number)))
     }
 
     /// Only what API callers may add they may remove; a file in guest memory stays, as its pages may be in use.
@@ -154,8 +158,7 @@ impl Workshop {
             Arrival::Cold => self.pci.free_slot(wanted.slot(), 0..SLOTS).map_err(misplaced)?,
             Arrival::Hot => self.pci.free_slot(wanted.slot(), SPARE_SLOTS).map_err(misplaced)?,
         };
-        let made = wanted.socket().map(virtio_devices::listen).transpose().map_err(failed)?;
-        let (listener, socket) = made.unzip();
+        let (listener, socket) = wanted.socket().map(Socket::listen).transpose().map_err(failed)?.unzip();
         let function = self.function(wanted, arrival, slot, listener).map_err(failed)?;
         match arrival {
             Arrival::Cold => self.pci.add(slot, function),
@@ -164,7 +167,7 @@ impl Workshop {
         }
         .map_err(misplaced)?;
         let is_removable = wanted.is_removable() && SPARE_SLOTS.contains(&slot);
-        Ok(Attached { id, slot, is_removable, _socket: socket })
+        Ok(Attached { id, slot, is_removable, _socket: socket.flatten() })
     }
 
     fn function(

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 
-use vse_vmm_api::{ConsoleConfig, ConsoleMode, DiskConfig, FsConfig, NetConfig, PmemConfig, VmConfig, VsockConfig};
+use vse_vmm_api::{ConsoleConfig, ConsoleMode, DiskConfig, Fd, FsConfig, NetConfig, PmemConfig, VmConfig, VsockConfig};
 
 use super::descriptors::{self, DescriptorError};
 use crate::made_socket::MadeSocket;
@@ -73,9 +73,26 @@ pub(super) fn rng(filters: &Filters) -> Made {
     Ok(Box::new(Rng::new(filters.of(Role::Rng)?)?))
 }
 
-/// Makes the socket that a device listens at.
-pub(super) fn listen(path: &Path) -> Result<(UnixListener, MadeSocket), AnyError> {
-    Ok(MadeSocket::bind(path).map_err(opening(path))?)
+/// Where a device listens.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Socket<'a> {
+    /// At a unix socket to be made.
+    Made(&'a Path),
+    /// At the open one of a field.
+    Given(&'static str, Fd),
+}
+
+impl Socket<'_> {
+    /// Makes or copies it. One that was made is there for as long as its second part.
+    pub fn listen(self) -> Result<(UnixListener, Option<MadeSocket>), AnyError> {
+        match self {
+            Self::Made(path) => {
+                let (listener, made) = MadeSocket::bind(path).map_err(opening(path))?;
+                Ok((listener, Some(made)))
+            }
+            Self::Given(field, number) => Ok((descriptors::listener(field, number)?, None)),
+        }
+    }
 }
 
 /// The first port is the terminal, if there is one, the next the agent's, at `listener`. `watcher` hears whether the
@@ -135,7 +152,10 @@ pub(super) fn pmem(config: &PmemConfig, filters: &Filters) -> Result<Pmem, AnyEr
 pub(super) fn vsock(config: &VsockConfig, listener: Option<UnixListener>, filters: &Filters) -> Made {
     let backend = match (config.vhost_fd, listener) {
         (Some(number), _) => VsockBackend::Kernel(descriptors::copy(number)?.into()),
-        (None, Some(listener)) => VsockBackend::Sockets(Sockets { listener, path: config.socket.clone() }),
+        (None, Some(listener)) => {
+            let path = (!config.socket.as_os_str().is_empty()).then(|| config.socket.clone());
+            VsockBackend::Sockets(Sockets { listener, path })
+        }
         (None, None) => return Err(DescriptorError::Neither.into()),
     };
     Ok(Box::new(Vsock::new(backend, config.cid, filters.of(Role::Vsock)?)?))

@@ -255,6 +255,7 @@ pub const GUEST: &[Entry] = &[
         &[
             same("cid", Kind::Number, "the guest's context ID, from 3 on"),
             same("socket", Kind::Text, "unix socket that host programs connect to"),
+            same("socket_fd", Kind::Number, "the same, listening; with socket, where the guest connects to"),
             same("vhost_fd", Kind::Number, "open /dev/vhost-vsock instead"),
             ID,
             SLOT,
@@ -278,7 +279,7 @@ pub const GUEST: &[Entry] = &[
         "agent",
         "KEYS",
         "the guest agent's port",
-        &[same("socket", Kind::Text, "unix socket")],
+        &[same("socket", Kind::Text, "unix socket"), same("socket_fd", Kind::Number, "the same, listening")],
         Field::Object("agent"),
     ),
     entry("pvpanic", "", "a guest whose kernel panics says so", &[], Field::Switch("pvpanic")),

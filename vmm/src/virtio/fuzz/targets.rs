@@ -188,7 +188,7 @@ fn console() {
 #[test]
 fn vsock() {
     let mut programs = Programs::new(Some("socket_80"));
-    let sockets = Sockets { listener: programs.bind(), path: programs.directory.path().join("socket") };
+    let sockets = Sockets { listener: programs.bind(), path: Some(programs.directory.path().join("socket")) };
     let vsock = Vsock::new(VsockBackend::Sockets(sockets), 3, filter(Role::Vsock)).unwrap();
     fuzz("vsock", &mut Bench::new(vsock, 0), &mut programs, |bench, programs| {
         // Those who left their greeting before this driver came are not what is looked for.

@@ -1,7 +1,7 @@
 //! Sockets between host and guest (section 5.10): at unix sockets of this process, or by the kernel's vhost-vsock.
 //!
 //! A program of the host's connects to the socket and says `CONNECT port`, and hears `OK port` when the guest agreed;
-//! what the guest connects to port N goes to the socket's path with `_N` behind it.
+//! what the guest connects to port N goes to the socket's path with `_N` behind it, if it has a path.
 
 mod connection;
 mod kernel;

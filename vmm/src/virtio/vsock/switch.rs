@@ -51,8 +51,8 @@ enum Slot {
 pub struct Sockets {
     /// Where programs of the host's connect to, to say `CONNECT port`.
     pub listener: UnixListener,
-    /// Where the guest's connections to port N go, with `_N` behind it.
-    pub path: PathBuf,
+    /// Where the guest's connections to port N go, with `_N` behind it; without it nobody listens for them.
+    pub path: Option<PathBuf>,
 }
 
 /// Connections of a guest.
@@ -291,7 +291,8 @@ impl Switch {
 
     /// Connects the guest to whoever listens for that port.
     fn connect(&mut self, header: &Header, ports: Ports, poll: &Poll) {
-        let mut path = self.sockets.path.clone().into_os_string();
+        let Some(path) = self.sockets.path.clone() else { return self.refuse(header) };
+        let mut path = path.into_os_string();
         path.push(format!("_{}", ports.host));
         let open = || {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;

@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -23,8 +24,12 @@ impl Host {
     }
 
     fn device(&self) -> Vsock {
-        let path = self.0.path().join("vsock");
-        let listener = UnixListener::bind(&path).unwrap();
+        self.device_at(Some(self.0.path().join("vsock")))
+    }
+
+    /// One whose guest's connections go to `path`.
+    fn device_at(&self, path: Option<PathBuf>) -> Vsock {
+        let listener = UnixListener::bind(self.0.path().join("vsock")).unwrap();
         Vsock::new(VsockBackend::Sockets(Sockets { listener, path }), CID, None).unwrap()
     }
 
@@ -145,6 +150,19 @@ fn a_program_of_the_host_reaches_the_guest() {
     assert_ne!(end.flags & NO_SEND, 0);
     bench.send(Header { flags: NOTHING, ..packet(ports, Op::Shutdown) }, b"");
     while bench.receive_op() != Some(Op::Reset) {}
+}
+
+#[test]
+fn a_socket_of_no_name_is_for_programs_of_the_host_only() {
+    let host = Host::new();
+    let mut bench = Bench::new(host.device_at(None), 0);
+    bench.give_room();
+    let _nobody = (host.listen(80), UnixListener::bind(host.0.path().join("_80")).unwrap());
+    bench.send(packet((1000, 80), Op::Request), b"");
+    assert_eq!(bench.receive_op(), Some(Op::Reset));
+    let mut stream = host.connect();
+    stream.write_all(b"CONNECT 7\n").unwrap();
+    assert_eq!(bench.receive_op(), Some(Op::Request));
 }
 
 #[test]
