@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Fd;
 use crate::unsupported::Unsupported;
 
 /// What is on the host's side of a console.
@@ -32,6 +33,9 @@ pub struct SerialConfig {
     /// The file, for [`ConsoleMode::File`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
+    /// Ours: the same, open for writing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fd: Option<Fd>,
     /// The socket's path.
     #[serde(skip_serializing)]
     pub socket: Unsupported,
@@ -39,7 +43,7 @@ pub struct SerialConfig {
 
 impl Default for SerialConfig {
     fn default() -> Self {
-        Self { mode: ConsoleMode::Null, file: None, socket: Unsupported }
+        Self { mode: ConsoleMode::Null, file: None, fd: None, socket: Unsupported }
     }
 }
 
@@ -52,6 +56,9 @@ pub struct ConsoleConfig {
     /// The file, for [`ConsoleMode::File`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
+    /// Ours: the same, open for writing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fd: Option<Fd>,
     /// Name of the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
@@ -74,6 +81,7 @@ impl Default for ConsoleConfig {
         Self {
             mode: ConsoleMode::Tty,
             file: None,
+            fd: None,
             id: None,
             pci_device_id: None,
             pci_segment: Unsupported,

@@ -72,6 +72,8 @@ impl VmConfig {
             agent.socket_fd = None;
         }
         // Whether there is one is the guest's; what is on its other side isn't.
+        config.serial.fd = None;
+        config.console.fd = None;
         for (mode, file) in
             [(&mut config.serial.mode, &mut config.serial.file), (&mut config.console.mode, &mut config.console.file)]
         {
@@ -161,6 +163,8 @@ mod tests {
         let mut config = config();
         config.vsock = json::read(br#"{"cid": 3, "socket": "/run/vsock", "socket_fd": 70}"#).unwrap();
         config.agent = json::read(br#"{"socket_fd": 71}"#).unwrap();
+        config.serial = json::read(br#"{"mode": "File", "fd": 72}"#).unwrap();
+        config.console = json::read(br#"{"mode": "File", "fd": 73}"#).unwrap();
         let text = serde_json::to_string(&config.portable()).unwrap();
         for word in ["fd", "/vse", "/run", "host_cpus", "host_numa_node", "0000:65", "hugepage_size", "tap"] {
             assert!(!text.contains(word), "{word} in {text}");

@@ -141,7 +141,7 @@ fn queues(path: &str, count: u16, size: u16, findings: &mut Findings) {
 }
 
 /// One of two fields must be there, and not both.
-fn one_of(path: &str, first: (&str, bool), second: (&str, bool), findings: &mut Findings) {
+pub(super) fn one_of(path: &str, first: (&str, bool), second: (&str, bool), findings: &mut Findings) {
     match (first.1, second.1) {
         (false, false) => findings.add(format!("{path}.{}", first.0), Problem::Missing("or an open descriptor of it")),
         (true, true) => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::devices::one_of;
 use super::{Findings, Problem};
 use crate::config::VmConfig;
 use crate::console::ConsoleMode;
@@ -253,18 +254,18 @@ fn platform(config: &VmConfig, findings: &mut Findings) {
 }
 
 fn consoles(config: &VmConfig, findings: &mut Findings) {
+    let (serial, console) = (&config.serial, &config.console);
     let both = [
-        ("serial", config.serial.mode, config.serial.file.is_some()),
-        ("console", config.console.mode, config.console.file.is_some()),
+        ("serial", serial.mode, serial.file.is_some(), serial.fd.is_some()),
+        ("console", console.mode, console.file.is_some(), console.fd.is_some()),
     ];
-    for (name, mode, has_file) in both {
+    for (name, mode, has_file, has_fd) in both {
         match mode {
             ConsoleMode::Pty => findings.add(format!("{name}.mode"), Problem::NotSupported("pseudo-terminals")),
             ConsoleMode::Socket => findings.add(format!("{name}.mode"), Problem::NotSupported("console sockets")),
-            ConsoleMode::File if !has_file => {
-                findings.add(format!("{name}.file"), Problem::Missing("mode is File"));
-            }
-            ConsoleMode::File | ConsoleMode::Off | ConsoleMode::Null | ConsoleMode::Tty => {}
+            ConsoleMode::File => one_of(name, ("file", has_file), ("fd", has_fd), findings),
+            _ if has_fd => findings.add(format!("{name}.fd"), Problem::Contradiction("mode is not File")),
+            ConsoleMode::Off | ConsoleMode::Null | ConsoleMode::Tty => {}
         }
     }
     if config.serial.mode == ConsoleMode::Tty && config.console.mode == ConsoleMode::Tty {

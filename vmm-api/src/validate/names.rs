@@ -111,6 +111,8 @@ fn descriptors(config: &VmConfig) -> Vec<(String, Fd)> {
     }
     one("vsock.socket_fd".to_owned(), config.vsock.as_ref().and_then(|vsock| vsock.socket_fd));
     one("vsock.vhost_fd".to_owned(), config.vsock.as_ref().and_then(|vsock| vsock.vhost_fd));
+    one("serial.fd".to_owned(), config.serial.fd);
+    one("console.fd".to_owned(), config.console.fd);
     one("agent.socket_fd".to_owned(), config.agent.as_ref().and_then(|agent| agent.socket_fd));
     let mut groups = Vec::new();
     for (index, device) in config.devices.iter().enumerate() {

@@ -219,6 +219,10 @@ fn devices_are_complete() {
             r#"{"serial": {"mode": "Tty"}, "console": {"mode": "Tty"}}"#,
             "console.mode: serial has the terminal already; Off or Null",
         ),
+        (r#"{"serial": {"mode": "File"}}"#, "serial.file: is missing: or an open descriptor of it"),
+        (r#"{"serial": {"mode": "File", "file": "/s", "fd": 6}}"#, "serial.fd: is there by path as well"),
+        (r#"{"console": {"mode": "Null", "fd": 6}}"#, "console.fd: mode is not File"),
+        (r#"{"serial": {"mode": "File", "fd": 6}, "console": {"mode": "File", "fd": 7}}"#, ""),
         (r#"{"serial": {"mode": "Pty"}}"#, "serial.mode: not supported by this VMM: pseudo-terminals"),
         (r#"{"platform": {"uuid": "x"}}"#, "platform.uuid: \"x\" is not a UUID"),
     ] {

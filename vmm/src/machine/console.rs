@@ -8,7 +8,7 @@ use rustix::event::PollFlags;
 use rustix::termios::{self, OptionalActions, Termios};
 use vse_vmm_api::{ConsoleMode, SerialConfig};
 
-use super::descriptors::DescriptorError;
+use super::descriptors::{self, DescriptorError};
 use crate::legacy::serial::SerialPort;
 use crate::readiness::is_ready;
 
@@ -35,9 +35,7 @@ pub(super) fn output(config: &SerialConfig) -> Result<(Option<OwnedFd>, bool), D
             Ok((Some(output), true))
         }
         ConsoleMode::File => {
-            let path = config.file.as_deref().ok_or(DescriptorError::Neither)?;
-            let file = std::fs::File::options().create(true).append(true).open(path);
-            let file = file.map_err(|source| DescriptorError::Open { path: path.display().to_string(), source })?;
+            let file = descriptors::output("serial.fd", config.fd, config.file.as_deref())?;
             Ok((Some(file.into()), false))
         }
         _ => Ok((None, false)),

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
+use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 
@@ -101,6 +102,23 @@ pub fn copy(number: RawFd) -> Result<OwnedFd, DescriptorError> {
     borrowed.try_clone_to_owned().map_err(|_| DescriptorError::NotFree(number))
 }
 
+/// Where a console's output goes: a descriptor (of which a copy is used), or else a file by path, which is added to.
+///
+/// # Errors
+/// When there is neither, it can't be opened, or the descriptor is not open for writing.
+pub fn output(field: &'static str, number: Option<RawFd>, path: Option<&Path>) -> Result<File, DescriptorError> {
+    if let Some(number) = number {
+        let descriptor = copy(number)?;
+        let flags = fcntl_getfl(&descriptor).unwrap_or(OFlags::PATH);
+        let is_fit = flags.intersects(OFlags::WRONLY | OFlags::RDWR) && !flags.contains(OFlags::PATH);
+        let needed = "open for writing";
+        return if is_fit { Ok(descriptor.into()) } else { Err(DescriptorError::Unfit { field, number, needed }) };
+    }
+    let path = path.ok_or(DescriptorError::Neither)?;
+    let opened = File::options().create(true).append(true).open(path);
+    opened.map_err(|source| DescriptorError::Open { path: path.display().to_string(), source })
+}
+
 /// A copy of a unix socket that listens, as [`copy`].
 ///
 /// # Errors
@@ -135,6 +153,8 @@ pub fn file(number: Option<RawFd>, path: Option<&Path>, is_writable: bool) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -170,6 +190,29 @@ mod tests {
             drop(take(other).unwrap());
         }
         drop(take(number).unwrap());
+    }
+
+    #[test]
+    fn output_goes_to_what_is_open_for_writing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "before ").unwrap();
+        let write = |number: RawFd| writeln!(output("serial.fd", Some(number), None)?, "after").map_err(io_error);
+        let fit = receive(File::options().append(true).open(&path).unwrap().into());
+        write(fit).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "before after\n");
+        drop(take(fit).unwrap());
+        let handle = rustix::fs::open(&path, OFlags::PATH | OFlags::RDWR, rustix::fs::Mode::empty()).unwrap();
+        for other in [OwnedFd::from(File::open(&path).unwrap()), File::open(folder.path()).unwrap().into(), handle] {
+            let other = receive(other);
+            let error = write(other).unwrap_err().to_string();
+            assert_eq!(error, format!("serial.fd: descriptor {other} is not open for writing"));
+            drop(take(other).unwrap());
+        }
+    }
+
+    fn io_error(source: io::Error) -> DescriptorError {
+        DescriptorError::Open { path: String::new(), source }
     }
 
     #[test]

@@ -120,8 +120,8 @@ fn terminal(config: &ConsoleConfig) -> Result<Option<PortOptions>, AnyError> {
             Some(PortOptions::console(Some(input.into()), output.into()))
         }
         ConsoleMode::File => {
-            let path = config.file.as_deref().ok_or(DescriptorError::Neither)?;
-            Some(PortOptions::console(None, File::options().create(true).append(true).open(path)?))
+            let file = descriptors::output("console.fd", config.fd, config.file.as_deref())?;
+            Some(PortOptions::console(None, file))
         }
         ConsoleMode::Null => Some(PortOptions::console(None, File::options().write(true).open("/dev/null")?)),
         _ => None,

@@ -162,7 +162,6 @@ fn values(parser: &mut lexopt::Parser, entry: &Entry) -> Result<Vec<String>, Str
 
 fn vmm_option(options: &mut Options, entry: &Entry, values: &[String]) -> Result<(), String> {
     let [value] = values else { return Err("takes one value".to_owned()) };
-    let fd = |text: &str| text.parse::<Fd>().map_err(|_| format!("{text:?} is no descriptor's number"));
     match entry.name {
         "api-socket" => {
             options.api_socket = Some(match value.split_once('=') {
@@ -203,6 +202,10 @@ fn vmm_option(options: &mut Options, entry: &Entry, values: &[String]) -> Result
         }
     }
     Ok(())
+}
+
+fn fd(text: &str) -> Result<Fd, String> {
+    text.parse().map_err(|_| format!("{text:?} is no descriptor's number"))
 }
 
 fn one_config(options: &Options) -> Result<(), String> {
@@ -249,6 +252,7 @@ fn list_at<'a>(object: &'a mut Map<String, Value>, path: &str) -> Option<&'a mut
 fn console(text: &str) -> Result<Value, String> {
     let mode = match text.split_once('=') {
         Some(("file", path)) => return Ok(serde_json::json!({"mode": "File", "file": path})),
+        Some(("fd", number)) => return Ok(serde_json::json!({"mode": "File", "fd": fd(number)?})),
         None => text,
         Some(_) => "",
     };
@@ -256,7 +260,7 @@ fn console(text: &str) -> Result<Value, String> {
         "off" => "Off",
         "null" => "Null",
         "tty" => "Tty",
-        _ => return Err(format!("{text:?} is not off, null, tty or file=FILE")),
+        _ => return Err(format!("{text:?} is not off, null, tty, file=FILE or fd=N")),
     };
     Ok(serde_json::json!({ "mode": mode }))
 }

@@ -262,8 +262,8 @@ pub const GUEST: &[Entry] = &[
         ],
         Field::Object("vsock"),
     ),
-    entry("serial", "off|null|tty|file=FILE", "serial port COM1 (default: null)", &[], Field::Console("serial")),
-    entry("console", "off|null|tty|file=FILE", "virtio console (default: off)", &[], Field::Console("console")),
+    entry("serial", "off|null|tty|file=FILE|fd=N", "serial port COM1 (default: null)", &[], Field::Console("serial")),
+    entry("console", "off|null|tty|file=FILE|fd=N", "virtio console (default: off)", &[], Field::Console("console")),
     entry(
         "platform",
         "KEYS",

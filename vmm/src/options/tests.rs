@@ -54,6 +54,26 @@ fn lists_take_several_values_and_several_options() {
 }
 
 #[test]
+fn everything_comes_as_descriptors() {
+    let config = guest(&[
+        "--kernel",
+        "/k",
+        "--serial",
+        "fd=11",
+        "--console",
+        "fd=12",
+        "--agent",
+        "socket_fd=13",
+        "--vsock",
+        "cid=3,socket_fd=14",
+    ]);
+    let config = config.validate().unwrap();
+    assert_eq!((config.serial.fd, config.console.fd), (Some(11), Some(12)));
+    assert_eq!(config.agent.unwrap().socket_fd, Some(13));
+    assert_eq!(config.vsock.unwrap().socket_fd, Some(14));
+}
+
+#[test]
 fn the_node_runtimes_command_line() {
     let options = run(&[
         "--api-socket",
@@ -89,7 +109,8 @@ fn what_is_wrong_is_named() {
         (&["--nothing"], "there is no option --nothing"),
         (&["--disk", "pth=/a"], "--disk: there is no \"pth\""),
         (&["--kernel", "/k", "--memory", "size=x"], "--memory: size: \"x\" is not a size like 512M"),
-        (&["--kernel", "/k", "--serial", "pty"], "--serial: \"pty\" is not off, null, tty or file=FILE"),
+        (&["--kernel", "/k", "--serial", "pty"], "--serial: \"pty\" is not off, null, tty, file=FILE or fd=N"),
+        (&["--kernel", "/k", "--console", "fd=x"], "--console: \"x\" is no descriptor's number"),
         (&["--kernel", "/k", "--config-json", "{}"], "the guest is described once, not twice"),
         (&["--config", "/a", "--config-json", "{}"], "--config-json: the guest is described once, not twice"),
         (&["--api-socket", "/s", "--boot"], "--boot: there is no guest to boot"),
