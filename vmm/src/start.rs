@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +20,9 @@ use crate::options::{ConfigFrom, Endpoint, Events, Options};
 use crate::seccomp::{FilterError, Filters, Role};
 use crate::vmm::run::run;
 use crate::vmm::{End, MachineSignals, Machines, Refusal, Vmm};
+
+const API_SOCKET: &str = "--api-socket";
+const EVENT_MONITOR: &str = "--event-monitor";
 
 /// The VMM could not start, or go on.
 #[derive(Debug, thiserror::Error)]
@@ -110,10 +112,14 @@ fn monitor(events: Option<Events>, made: &mut Made) -> Result<Monitor, StartErro
     match events {
         None => Ok(Monitor::default()),
         Some(Events::Path(path)) => Ok(Monitor::default().with_file(File::create(&path).map_err(opening(&path))?)),
-        Some(Events::Fd(number)) => Ok(Monitor::default().with_file(take("--event-monitor", number)?)),
+        Some(Events::Fd(number)) => Ok(Monitor::default().with_file(take(EVENT_MONITOR, number)?)),
         Some(Events::Socket(path)) => {
             let socket = made.bind(&path)?;
             Monitor::default().with_socket(socket).map_err(opening(&path))
+        }
+        Some(Events::SocketFd(number)) => {
+            let socket = listener(EVENT_MONITOR, "socket_fd", number)?;
+            Monitor::default().with_socket(socket).map_err(opening(Path::new(EVENT_MONITOR)))
         }
     }
 }
@@ -121,13 +127,20 @@ fn monitor(events: Option<Events>, made: &mut Made) -> Result<Monitor, StartErro
 fn server(endpoint: Endpoint, made: &mut Made) -> Result<Server, StartError> {
     let (socket, name) = match endpoint {
         Endpoint::Path(path) => (made.bind(&path)?, path),
-        Endpoint::Fd(number) => (OwnedFd::from(take("--api-socket", number)?).into(), PathBuf::from("--api-socket")),
+        Endpoint::Fd(number) => (listener(API_SOCKET, "fd", number)?, PathBuf::from(API_SOCKET)),
     };
     Server::new(socket).map_err(opening(&name))
 }
 
 fn take(what: &'static str, number: Fd) -> Result<File, StartError> {
     descriptors::take(number).map(File::from).map_err(|source| StartError::Descriptor { what, source })
+}
+
+/// A listening socket, which nobody else needs.
+fn listener(what: &'static str, field: &'static str, number: Fd) -> Result<UnixListener, StartError> {
+    let listener = descriptors::listener(field, number).map_err(|source| StartError::Descriptor { what, source })?;
+    take(what, number)?;
+    Ok(listener)
 }
 
 fn opening(path: &Path) -> impl FnOnce(io::Error) -> StartError {

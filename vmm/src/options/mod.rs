@@ -57,6 +57,8 @@ pub enum Events {
     Fd(Fd),
     /// A unix socket that is made.
     Socket(PathBuf),
+    /// One that listens already.
+    SocketFd(Fd),
 }
 
 /// Whether system calls are filtered.
@@ -175,6 +177,7 @@ fn vmm_option(options: &mut Options, entry: &Entry, values: &[String]) -> Result
                 Some(("path", path)) => Events::Path(path.into()),
                 Some(("fd", number)) => Events::Fd(fd(number)?),
                 Some(("socket", path)) => Events::Socket(path.into()),
+                Some(("socket_fd", number)) => Events::SocketFd(fd(number)?),
                 _ => return Err(format!("{value:?} is not {}", entry.value)),
             });
         }

@@ -67,8 +67,8 @@ pub const VMM: &[Entry] = &[
     entry("api-socket", "PATH|path=PATH|fd=N", "serve the REST API on this unix socket", &[], Field::Vmm),
     entry(
         "event-monitor",
-        "path=FILE|fd=N|socket=PATH",
-        "tell events: to a file, or to all who connect",
+        "path=FILE|fd=N|socket=PATH|socket_fd=N",
+        "tell events: to a file, or to all who connect to a socket",
         &[],
         Field::Vmm,
     ),

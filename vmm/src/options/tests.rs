@@ -94,6 +94,13 @@ fn the_node_runtimes_command_line() {
 }
 
 #[test]
+fn sockets_that_listen_already() {
+    let options = run(&["--api-socket", "fd=8", "--event-monitor", "socket_fd=9"]);
+    assert_eq!((options.api_socket, options.event_monitor), (Some(Endpoint::Fd(8)), Some(Events::SocketFd(9))));
+    assert_eq!(run(&["--api-socket", "/s", "--event-monitor", "fd=9"]).event_monitor, Some(Events::Fd(9)));
+}
+
+#[test]
 fn a_snapshot() {
     let options = run(&["--restore", "source_url=file:///s,resume=on", "--config", "/host.json"]);
     let restore = options.restore.unwrap();
@@ -115,6 +122,7 @@ fn what_is_wrong_is_named() {
         (&["--config", "/a", "--config-json", "{}"], "--config-json: the guest is described once, not twice"),
         (&["--api-socket", "/s", "--boot"], "--boot: there is no guest to boot"),
         (&["--api-socket", "fd=x"], "--api-socket: \"x\" is no descriptor's number"),
+        (&["--event-monitor", "sock=9"], "--event-monitor: \"sock=9\" is not path=FILE|fd=N|socket=PATH|socket_fd=N"),
         (&["--restore", "resume=on"], "--restore: missing field `source_url` at line 1 column 15"),
     ] {
         assert_eq!(error(arguments), format!("{expected}; --help says more"), "{arguments:?}");
