@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::VmConfig;
+use crate::config::{Fd, VmConfig};
 use crate::json::list;
 use crate::unsupported::Unsupported;
 
@@ -87,11 +87,24 @@ pub struct VmResize {
 }
 
 /// `PUT vm.snapshot`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct VmSnapshotConfig {
     /// `file:///DIRECTORY`, which is there and has no snapshot in it.
-    pub destination_url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_url: Option<String>,
+    /// Ours: the same directory, open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_fd: Option<Fd>,
+}
+
+/// Where a snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotPlace<'a> {
+    /// In a directory, by its URL.
+    Url(&'a str),
+    /// In an open directory.
+    Fd(Fd),
 }
 
 /// `PUT vm.restore`.
@@ -99,7 +112,11 @@ pub struct VmSnapshotConfig {
 #[serde(deny_unknown_fields)]
 pub struct RestoreConfig {
     /// `file:///DIRECTORY` that `vm.snapshot` wrote.
-    pub source_url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_url: Option<String>,
+    /// Ours: the same directory, open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_fd: Option<Fd>,
     /// RAM is filled before the guest goes on, in place of when it is first touched.
     #[serde(default)]
     pub prefault: bool,

@@ -6,6 +6,7 @@
 mod devices;
 mod machine;
 mod names;
+mod snapshots;
 
 use std::fmt;
 

@@ -124,12 +124,17 @@ fn descriptors(config: &VmConfig) -> Vec<(String, Fd)> {
     all
 }
 
+/// Whether that may be a descriptor's number.
+pub(super) fn fit_descriptor(path: &str, fd: Fd, findings: &mut Findings) -> bool {
+    // 0, 1 and 2 are the terminal's.
+    findings.range(path, u64::try_from(fd).unwrap_or(0), 3..=1 << 20)
+}
+
 /// Descriptors are taken over by whoever uses them, so no two may be the same.
 fn check_descriptors(config: &VmConfig, findings: &mut Findings) {
     let mut seen = BTreeMap::new();
     for (path, fd) in descriptors(config) {
-        // 0, 1 and 2 are the terminal's.
-        if findings.range(path.clone(), u64::try_from(fd).unwrap_or(0), 3..=1 << 20)
+        if fit_descriptor(&path, fd, findings)
             && let Some(first) = seen.insert(fd, path.clone())
         {
             findings.add(path, Problem::Taken { what: format!("descriptor {fd}"), first });

@@ -186,6 +186,24 @@ fn descriptors_belong_to_one() {
 }
 
 #[test]
+fn a_snapshot_is_in_one_place() {
+    use crate::messages::{RestoreConfig, SnapshotPlace, VmSnapshotConfig};
+    let to = |text: &str| json::read::<VmSnapshotConfig>(text.as_bytes()).unwrap();
+    assert_eq!(to(r#"{"destination_url": "file:///s"}"#).destination(), Ok(SnapshotPlace::Url("file:///s")));
+    assert_eq!(to(r#"{"destination_fd": 9}"#).destination(), Ok(SnapshotPlace::Fd(9)));
+    let wrong = |text: &str| to(text).destination().unwrap_err().to_string();
+    assert_eq!(wrong("{}"), "destination_url: is missing: or an open descriptor of it");
+    assert_eq!(
+        wrong(r#"{"destination_url": "file:///s", "destination_fd": 9}"#),
+        "destination_fd: is there by URL as well"
+    );
+    assert_eq!(wrong(r#"{"destination_fd": 1}"#), "destination_fd: 1 is not from 3 to 1048576");
+    let from = |text: &str| json::read::<RestoreConfig>(text.as_bytes()).unwrap();
+    assert_eq!(from(r#"{"source_fd": 9, "resume": true}"#).source(), Ok(SnapshotPlace::Fd(9)));
+    assert_eq!(from("{}").source().unwrap_err().to_string(), "source_url: is missing: or an open descriptor of it");
+}
+
+#[test]
 fn devices_are_complete() {
     for (json, expected) in [
         (r#"{"disks": [{}]}"#, "disks[0].path: is missing: or an open descriptor of it"),

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
-use rustix::fs::{OFlags, fcntl_getfl};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 
@@ -88,6 +88,39 @@ pub fn take(number: RawFd) -> Result<OwnedFd, DescriptorError> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Closes a descriptor, if nobody has taken it over.
+pub fn close(number: RawFd) {
+    drop(take(number));
+}
+
+/// Descriptors that came with a request. What is not kept is closed, unless somebody has taken it over.
+pub struct Received(Vec<RawFd>);
+
+impl Received {
+    /// To be named by number from now on.
+    #[must_use]
+    pub fn new(descriptors: Vec<OwnedFd>) -> Self {
+        Self(descriptors.into_iter().map(receive).collect())
+    }
+
+    /// Their numbers.
+    #[must_use]
+    pub fn numbers(&self) -> &[RawFd] {
+        &self.0
+    }
+
+    /// Leaves them open.
+    pub fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|number| close(*number));
+    }
+}
+
 /// A copy of a descriptor, which itself stays free to be taken or copied.
 ///
 /// # Errors
@@ -117,6 +150,20 @@ pub fn output(field: &'static str, number: Option<RawFd>, path: Option<&Path>) -
     let path = path.ok_or(DescriptorError::Neither)?;
     let opened = File::options().create(true).append(true).open(path);
     opened.map_err(|source| DescriptorError::Open { path: path.display().to_string(), source })
+}
+
+/// A copy of an open directory, as [`copy`].
+///
+/// # Errors
+/// As [`copy`], and when it is something else.
+pub fn directory(field: &'static str, number: RawFd) -> Result<OwnedFd, DescriptorError> {
+    let descriptor = copy(number)?;
+    let is_directory =
+        fstat(&descriptor).is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Directory);
+    // What is only a handle of one can't be written to the disk.
+    let is_fit = is_directory && fcntl_getfl(&descriptor).is_ok_and(|flags| !flags.contains(OFlags::PATH));
+    let needed = "an open directory";
+    if is_fit { Ok(descriptor) } else { Err(DescriptorError::Unfit { field, number, needed }) }
 }
 
 /// A copy of a unix socket that listens, as [`copy`].
@@ -153,7 +200,8 @@ pub fn file(number: Option<RawFd>, path: Option<&Path>, is_writable: bool) -> Re
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
+    use std::os::unix::net::{UnixDatagram, UnixStream};
 
     use super::*;
 
@@ -170,7 +218,6 @@ mod tests {
 
     #[test]
     fn only_unix_sockets_listen() {
-        use std::os::unix::net::{UnixDatagram, UnixStream};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let number = receive(UnixListener::bind(&path).unwrap().into());
@@ -209,6 +256,33 @@ mod tests {
             assert_eq!(error, format!("serial.fd: descriptor {other} is not open for writing"));
             drop(take(other).unwrap());
         }
+    }
+
+    #[test]
+    fn directories_are_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let number = receive(File::open(folder.path()).unwrap().into());
+        directory("source_fd", number).unwrap();
+        let handle = rustix::fs::open(folder.path(), OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        let others = Received::new(vec![handle, File::open("/dev/null").unwrap().into()]);
+        for other in others.numbers() {
+            let error = directory("source_fd", *other).unwrap_err().to_string();
+            assert_eq!(error, format!("source_fd: descriptor {other} is not an open directory"));
+        }
+        close(number);
+    }
+
+    #[test]
+    fn what_came_with_a_request_is_closed_unless_it_is_kept() {
+        let (mut other_end, end) = UnixStream::pair().unwrap();
+        other_end.set_nonblocking(true).unwrap();
+        let mut is_open = || other_end.read(&mut [0]).is_err();
+        let received = Received::new(vec![end.into()]);
+        let number = received.numbers()[0];
+        received.keep();
+        assert!(is_open());
+        drop(Received(vec![number]));
+        assert!(!is_open());
     }
 
     fn io_error(source: io::Error) -> DescriptorError {

@@ -193,7 +193,9 @@ fn vmm_option(options: &mut Options, entry: &Entry, values: &[String]) -> Result
         "restore" => {
             let object = words::read(value, entry.keys).map_err(|error| error.to_string())?;
             let text = Value::Object(object).to_string();
-            options.restore = Some(json::read(text.as_bytes()).map_err(|error| error.to_string())?);
+            let restore: RestoreConfig = json::read(text.as_bytes()).map_err(|error| error.to_string())?;
+            restore.source().map_err(|error| error.to_string())?;
+            options.restore = Some(restore);
         }
         name => {
             one_config(options)?;

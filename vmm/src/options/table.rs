@@ -84,6 +84,7 @@ pub const VMM: &[Entry] = &[
         "go on from a snapshot; --config… gives the host's part of its configuration",
         &[
             same("source_url", Kind::Text, "file:///DIRECTORY"),
+            same("source_fd", Kind::Number, "the same, open"),
             same("prefault", Kind::Switch, "RAM is allocated before the guest goes on"),
             same("resume", Kind::Switch, "go on at once"),
             same("keep_clock", Kind::Switch, "the guest's time goes on from where it stopped"),

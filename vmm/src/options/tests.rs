@@ -104,7 +104,8 @@ fn sockets_that_listen_already() {
 fn a_snapshot() {
     let options = run(&["--restore", "source_url=file:///s,resume=on", "--config", "/host.json"]);
     let restore = options.restore.unwrap();
-    assert_eq!((restore.source_url.as_str(), restore.resume), ("file:///s", true));
+    assert_eq!((restore.source_url.as_deref(), restore.resume), (Some("file:///s"), true));
+    assert_eq!(run(&["--restore", "source_fd=9"]).restore.unwrap().source_fd, Some(9));
     assert!(!options.boot);
     assert!(!run(&["--restore", "source_url=file:///s", "--kernel", "/k"]).boot);
 }
@@ -123,7 +124,8 @@ fn what_is_wrong_is_named() {
         (&["--api-socket", "/s", "--boot"], "--boot: there is no guest to boot"),
         (&["--api-socket", "fd=x"], "--api-socket: \"x\" is no descriptor's number"),
         (&["--event-monitor", "sock=9"], "--event-monitor: \"sock=9\" is not path=FILE|fd=N|socket=PATH|socket_fd=N"),
-        (&["--restore", "resume=on"], "--restore: missing field `source_url` at line 1 column 15"),
+        (&["--restore", "resume=on"], "--restore: source_url: is missing: or an open descriptor of it"),
+        (&["--restore", "source_fd=2"], "--restore: source_fd: 2 is not from 3 to 1048576"),
     ] {
         assert_eq!(error(arguments), format!("{expected}; --help says more"), "{arguments:?}");
     }

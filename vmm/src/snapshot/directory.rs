@@ -3,9 +3,10 @@
 //! It is whole or it isn't there: the manifest appears last, by rename, after everything else is on disk.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
@@ -29,8 +30,8 @@ pub enum SnapshotError {
     #[error("{0:?} is not like file:///directory")]
     Url(String),
     /// There is one already.
-    #[error("{} has a snapshot in it", .0.display())]
-    Exists(PathBuf),
+    #[error("{0} has a snapshot in it")]
+    Exists(String),
     /// What is there is none.
     #[error(transparent)]
     Damaged(#[from] Damaged),
@@ -47,7 +48,32 @@ pub enum SnapshotError {
 /// A directory for one snapshot.
 pub struct Directory {
     fd: OwnedFd,
-    path: PathBuf,
+    place: Place,
+}
+
+/// What a directory is called in errors.
+enum Place {
+    Path(PathBuf),
+    Descriptor(RawFd),
+}
+
+impl Place {
+    /// A file of it.
+    fn file(&self, name: &str) -> String {
+        match self {
+            Self::Path(path) => path.join(name).display().to_string(),
+            Self::Descriptor(_) => format!("{name} in {self}"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(formatter),
+            Self::Descriptor(number) => write!(formatter, "descriptor {number}"),
+        }
+    }
 }
 
 /// A snapshot that is whole, as far as can be told without reading RAM.
@@ -80,7 +106,13 @@ impl Directory {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let fd = openat(CWD, &path, flags, Mode::empty())
             .map_err(|error| failed(format!("{} can't be opened", path.display()), error))?;
-        Ok(Self { fd, path })
+        Ok(Self { fd, place: Place::Path(path) })
+    }
+
+    /// An open directory, which is called by its `number` in errors.
+    #[must_use]
+    pub fn of(fd: OwnedFd, number: RawFd) -> Self {
+        Self { fd, place: Place::Descriptor(number) }
     }
 
     /// Writes a paused guest.
@@ -94,7 +126,7 @@ impl Directory {
         memory: &GuestMemory,
     ) -> Result<(), SnapshotError> {
         if self.file(MANIFEST, OFlags::RDONLY).is_ok() {
-            return Err(SnapshotError::Exists(self.path.clone()));
+            return Err(SnapshotError::Exists(self.place.to_string()));
         }
         self.write(config, units, memory).inspect_err(|_| {
             for name in [MANIFEST_PARTIAL, STATE, MEMORY] {
@@ -175,7 +207,7 @@ impl Directory {
     }
 
     fn failed(&self, done: &str, name: &str, source: io::Error) -> SnapshotError {
-        SnapshotError::File { what: format!("{} can't be {done}", self.path.join(name).display()), source }
+        SnapshotError::File { what: format!("{} can't be {done}", self.place.file(name)), source }
     }
 }
 
@@ -238,6 +270,21 @@ mod tests {
         std::fs::rename(&state, kept.path().join("elsewhere")).unwrap();
         std::os::unix::fs::symlink("elsewhere", &state).unwrap();
         assert!(matches!(directory.load(), Err(SnapshotError::File { .. })));
+    }
+
+    #[test]
+    fn an_open_directory_is_called_by_its_number() {
+        let kept = tempfile::tempdir().unwrap();
+        let open = || Directory::of(File::open(kept.path()).unwrap().into(), 7);
+        let error = open().load().err().unwrap().to_string();
+        assert_eq!(error, "manifest in descriptor 7 can't be opened");
+        open().save(&VmConfig::default(), &BTreeMap::new(), &guest()).unwrap();
+        open().load().unwrap().fill(&guest()).unwrap();
+        let error = open().save(&VmConfig::default(), &BTreeMap::new(), &guest()).unwrap_err().to_string();
+        assert_eq!(error, "descriptor 7 has a snapshot in it");
+        std::fs::rename(kept.path().join(STATE), kept.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", kept.path().join(STATE)).unwrap();
+        assert!(matches!(open().load(), Err(SnapshotError::File { .. })), "links are not followed");
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //!
 //! What the guest does (reset, power off, panic) comes before what callers ask for; see [`run`].
 
+mod along;
 pub mod guest;
 mod machines;
 pub mod refusal;
@@ -20,13 +21,13 @@ pub mod run;
 use std::os::fd::OwnedFd;
 
 use vse_vmm_api::{
-    Fd, MacAddr, MemoryRestoreMode, NewDevice, PciDeviceInfo, RestoreConfig, VmConfig, VmInfo, VmResize, VmState,
-    VmmPingResponse,
+    MacAddr, MemoryRestoreMode, NewDevice, PciDeviceInfo, RestoreConfig, SnapshotPlace, VmConfig, VmInfo, VmResize,
+    VmSnapshotConfig, VmState, VmmPingResponse,
 };
 
 use crate::api::{Command, Response};
 use crate::bus;
-use crate::machine::descriptors;
+use crate::machine::descriptors::{self, Received};
 use crate::monitor::{By, Happened, Monitor};
 use crate::snapshot::Directory;
 
@@ -156,10 +157,9 @@ impl Vmm {
         self.end.get_or_insert(end);
     }
 
-    fn act(&mut self, command: Command, fds: Vec<OwnedFd>) -> Result<Response, Refusal> {
-        if !fds.is_empty() && !matches!(&command, Command::Add(device) if matches!(**device, NewDevice::Net(_))) {
-            return Err(Refusal::UnexpectedDescriptors);
-        }
+    fn act(&mut self, mut command: Command, fds: Vec<OwnedFd>) -> Result<Response, Refusal> {
+        let received = Received::new(fds);
+        along::bring(&mut command, received.numbers())?;
         match command {
             Command::Ping => return Ok(ping()),
             Command::VmmShutdown => self.finish(End::Ordered),
@@ -177,10 +177,10 @@ impl Vmm {
                 let guest = self.vm.as_ref().ok_or(Refusal::NotCreated)?.guest.as_ref();
                 return Ok(Response::json(&guest.map(|guest| guest.counters()).unwrap_or_default()));
             }
-            Command::Add(device) => return self.add(*device, fds),
+            Command::Add(device) => return self.add(*device, received),
             Command::Remove(remove) => self.remove(&remove.id)?,
             Command::Resize(resize) => self.resize(resize)?,
-            Command::Snapshot(snapshot) => self.snapshot(&snapshot.destination_url)?,
+            Command::Snapshot(snapshot) => self.snapshot(&snapshot)?,
         }
         Ok(Response::DONE)
     }
@@ -213,7 +213,7 @@ impl Vmm {
             let reason = "memory is read before the guest goes on";
             return Err(Refusal::NotSupported { field: "memory_restore_mode", reason });
         }
-        let snapshot = Directory::open(&restore.source_url)?.load()?;
+        let snapshot = directory(restore.source()?, "source_fd")?.load()?;
         let mut config = restore.config.map_or_else(|| snapshot.config.clone(), |config| *config);
         config.place_zones(&restore.zone_updates).map_err(|zone| Refusal::NoSuchZone(zone.to_owned()))?;
         if restore.prefault {
@@ -225,6 +225,7 @@ impl Vmm {
         config.is_guest_of(&snapshot.config)?;
         let guest = self.builder.restore(&config, &snapshot, restore.keep_clock).map_err(machine("vm.restore"))?;
         self.vm = Some(Vm { config, state: VmState::Paused, guest: Some(guest), agent_connected: false });
+        restore.source_fd.into_iter().for_each(descriptors::close);
         self.monitor.tell(Happened::Restored);
         if restore.resume { self.resume() } else { Ok(()) }
     }
@@ -301,25 +302,18 @@ impl Vmm {
         })
     }
 
-    fn add(&mut self, mut device: NewDevice, fds: Vec<OwnedFd>) -> Result<Response, Refusal> {
+    fn add(&mut self, device: NewDevice, received: Received) -> Result<Response, Refusal> {
         let vm = self.vm.as_mut().ok_or(Refusal::NotCreated)?;
-        if vm.guest.is_none() && !fds.is_empty() {
+        if vm.guest.is_none() && !received.numbers().is_empty() {
             // They would be open for as long as the process lives, were there no other boot.
             return Err(Refusal::State { state: vm.state, wanted: "descriptors are for a guest that is there" });
-        }
-        if let (NewDevice::Net(net), false) = (&mut device, fds.is_empty()) {
-            net.fds = fds.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
         }
         let mut config = vm.config.with(device.clone())?.validate()?;
         fill_addresses(&mut config);
         let device = config.newest_like(&device).unwrap_or(device);
-        let numbers: Vec<Fd> = fds.into_iter().map(descriptors::receive).collect();
         let address = vm.guest.as_mut().map(|guest| guest.add(&device)).transpose();
-        let address = address.map_err(|error| {
-            // What the device didn't take is nobody's.
-            numbers.iter().for_each(|number| drop(descriptors::take(*number)));
-            machine("adding the device")(error)
-        })?;
+        let address = address.map_err(machine("adding the device"))?;
+        received.keep();
         vm.config = config;
         match (address, device.id()) {
             (Some(bdf), Some(id)) if matches!(vm.state, VmState::Running | VmState::Paused) => {
@@ -350,12 +344,13 @@ impl Vmm {
         }
     }
 
-    fn snapshot(&mut self, url: &str) -> Result<(), Refusal> {
-        let directory = Directory::open(url)?;
+    fn snapshot(&mut self, snapshot: &VmSnapshotConfig) -> Result<(), Refusal> {
+        let directory = directory(snapshot.destination()?, "destination_fd")?;
         let guest = self.in_state(VmState::Paused, "only a paused VM can be saved")?;
         let units = guest.save().map_err(machine("vm.snapshot"))?;
         let Some(Vm { config, guest: Some(guest), .. }) = &self.vm else { return Err(Refusal::NotCreated) };
         directory.save(config, &units, guest.memory())?;
+        snapshot.destination_fd.into_iter().for_each(descriptors::close);
         self.monitor.tell(Happened::Snapshotted);
         Ok(())
     }
@@ -390,6 +385,14 @@ impl Vmm {
 
 fn machine(verb: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Refusal {
     move |source| Refusal::Machine { verb, source }
+}
+
+/// Opens where a snapshot is. A descriptor stays open for another try; when all is done, it is closed.
+fn directory(place: SnapshotPlace<'_>, field: &'static str) -> Result<Directory, Refusal> {
+    match place {
+        SnapshotPlace::Url(url) => Ok(Directory::open(url)?),
+        SnapshotPlace::Fd(number) => Ok(Directory::of(descriptors::directory(field, number)?, number)),
+    }
 }
 
 /// Resets a guest, and lets it run if it ran.

@@ -5,6 +5,7 @@ use std::error::Error;
 use vse_vmm_api::{VmState, portable, validate};
 
 use crate::api::{Response, Status};
+use crate::machine::descriptors::DescriptorError;
 use crate::snapshot::SnapshotError;
 
 /// Why a command is not carried out.
@@ -38,8 +39,14 @@ pub enum Refusal {
     #[error("id: there is no device {0:?} that can be removed")]
     NoSuchDevice(String),
     /// Descriptors came with a request that takes none.
-    #[error("descriptors came along, but only vm.add-net takes any")]
+    #[error("descriptors came along, but only vm.add-net, vm.snapshot and vm.restore take any")]
     UnexpectedDescriptors,
+    /// More came than there is a field for.
+    #[error("{0} descriptors came along, and there is use for one")]
+    TooManyDescriptors(usize),
+    /// A descriptor that is named is none, or none of the kind that is needed.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
     /// Nothing can be resized.
     #[error("{field}: not supported by this VMM: it is {is} and can't be {asked}")]
     Resize {
@@ -87,6 +94,8 @@ impl Refusal {
             Self::State { .. } => Status::MethodNotAllowed,
             Self::Invalid(_)
             | Self::UnexpectedDescriptors
+            | Self::TooManyDescriptors(_)
+            | Self::Descriptor(_)
             | Self::Resize { .. }
             | Self::NotSupported { .. }
             | Self::NoSuchZone(_)

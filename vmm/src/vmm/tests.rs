@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use vm_memory::{Bytes, GuestAddress};
-use vse_vmm_api::VmCounters;
+use vse_vmm_api::{VmCounters, json};
 
 use super::*;
 use crate::api::http::{Method, Request};
@@ -289,6 +289,8 @@ fn a_snapshot_goes_on_with_another_hosts_part() {
     assert_eq!(owner.put("vm.snapshot", &save), 409);
 
     let mut owner = Owner::new();
+    let (status, body) = owner.ask(Method::Put, "vm.restore", "{}");
+    assert_eq!((status, body.as_str()), (400, r#"["source_url: is missing: or an open descriptor of it"]"#));
     let restore = |config: &str| format!(r#"{{"source_url": "{url}", "resume": true, "config": {config}}}"#);
     let (status, body) = owner.ask(Method::Put, "vm.restore", &format!(r#"{{"source_url": "{url}"}}"#));
     assert_eq!(status, 400);
@@ -300,6 +302,38 @@ fn a_snapshot_goes_on_with_another_hosts_part() {
     assert_eq!(owner.state(), "Running");
     assert_eq!(owner.notes(), "restore, resume");
     assert_eq!(owner.put("vm.restore", &restore(CONFIG)), 404);
+}
+
+#[test]
+fn a_snapshot_is_in_a_directory_that_comes_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |path: &std::path::Path| OwnedFd::from(std::fs::File::open(path).unwrap());
+    let mut owner = Owner::in_state(&["vm.create", "vm.boot", "vm.pause"]);
+    let mut save = |body: &str, fds| {
+        let response = owner.vmm.command(Command::Snapshot(json::read(body.as_bytes()).unwrap()), fds);
+        (response.status as u16, String::from_utf8(response.body).unwrap())
+    };
+    assert_eq!(save("{}", vec![]), (400, r#"["destination_url: is missing: or an open descriptor of it"]"#.to_owned()));
+    assert_eq!(save(r#"{"destination_url": "file:///s"}"#, vec![open(folder.path())]).0, 400, "one of both");
+    assert_eq!(save("{}", vec![open(folder.path()), open(folder.path())]).0, 400, "one");
+    let (status, body) = save("{}", vec![open(std::path::Path::new("/dev/null"))]);
+    assert!(status == 400 && body.contains("is not an open directory"), "{status} {body}");
+    assert_eq!(save("{}", vec![open(folder.path())]).0, 204);
+    let (status, body) = save("{}", vec![open(folder.path())]);
+    assert!(status == 409 && body.contains(" has a snapshot in it"), "{status} {body}");
+
+    let restore = || Command::Restore(json::read(format!(r#"{{"config": {CONFIG}}}"#).as_bytes()).unwrap());
+    let mut owner = Owner::new();
+    let response = owner.vmm.command(restore(), vec![open(tempfile::tempdir().unwrap().path())]);
+    let body = String::from_utf8(response.body).unwrap();
+    assert!(response.status as u16 == 500 && body.contains("manifest in descriptor "), "{body}");
+    // By a number that it was started with.
+    let number = descriptors::receive(open(folder.path()));
+    let by_number = format!(r#"{{"source_fd": {number}, "config": {CONFIG}}}"#);
+    assert_eq!(owner.put("vm.restore", &by_number), 204);
+    owner.put("vm.delete", "");
+    assert_eq!(owner.vmm.command(restore(), vec![open(folder.path())]).status as u16, 204);
+    assert_eq!(owner.state(), "Paused");
 }
 
 #[test]
