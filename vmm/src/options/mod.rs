@@ -228,9 +228,10 @@ fn guest_option(guest: &mut Map<String, Value>, field: Field, entry: &Entry, val
                 list.push(Value::Object(keys()?));
                 continue;
             }
-            Field::Payload(name) => {
-                let payload = guest.entry("payload").or_insert_with(|| Map::new().into());
-                payload[name] = value.clone().into();
+            Field::Payload(name) => ("payload", serde_json::json!({ name: value })),
+            Field::PayloadFd(name) => ("payload", serde_json::json!({ name: fd(value)? })),
+            Field::Fd(name) => {
+                guest.insert(name.to_owned(), fd(value)?.into());
                 continue;
             }
             Field::Console(name) => (name, console(value)?),

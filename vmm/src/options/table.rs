@@ -28,6 +28,10 @@ pub enum Field {
     List(&'static str),
     /// A text of the payload.
     Payload(&'static str),
+    /// A descriptor of the payload.
+    PayloadFd(&'static str),
+    /// The descriptor of that name.
+    Fd(&'static str),
     /// What is behind a console of that name.
     Console(&'static str),
     /// The switch of that name.
@@ -98,7 +102,9 @@ pub const VMM: &[Entry] = &[
 /// Options of the guest.
 pub const GUEST: &[Entry] = &[
     entry("kernel", "FILE", "bzImage, or ELF with a PVH note; the guest boots at once", &[], Field::Payload("kernel")),
+    entry("kernel-fd", "N", "the same, open for reading", &[], Field::PayloadFd("kernel_fd")),
     entry("initramfs", "FILE", "initial RAM file system", &[], Field::Payload("initramfs")),
+    entry("initramfs-fd", "N", "the same, open for reading", &[], Field::PayloadFd("initramfs_fd")),
     entry("cmdline", "TEXT", "the kernel's command line", &[], Field::Payload("cmdline")),
     entry(
         "cpus",
@@ -248,6 +254,13 @@ pub const GUEST: &[Entry] = &[
             SLOT,
         ],
         Field::List("devices"),
+    ),
+    entry(
+        "vfio-container-fd",
+        "N",
+        "open /dev/vfio/vfio, for devices with vfio_group_fd",
+        &[],
+        Field::Fd("vfio_container_fd"),
     ),
     entry(
         "vsock",

@@ -56,8 +56,14 @@ fn lists_take_several_values_and_several_options() {
 #[test]
 fn everything_comes_as_descriptors() {
     let config = guest(&[
-        "--kernel",
-        "/k",
+        "--kernel-fd",
+        "8",
+        "--initramfs-fd",
+        "9",
+        "--device",
+        "vfio_group_fd=10,host_address=0000:65:00.1",
+        "--vfio-container-fd",
+        "20",
         "--serial",
         "fd=11",
         "--console",
@@ -68,6 +74,8 @@ fn everything_comes_as_descriptors() {
         "cid=3,socket_fd=14",
     ]);
     let config = config.validate().unwrap();
+    assert_eq!((config.payload.kernel_fd, config.payload.initramfs_fd), (Some(8), Some(9)));
+    assert_eq!((config.devices[0].vfio_group_fd, config.vfio_container_fd), (Some(10), Some(20)));
     assert_eq!((config.serial.fd, config.console.fd), (Some(11), Some(12)));
     assert_eq!(config.agent.unwrap().socket_fd, Some(13));
     assert_eq!(config.vsock.unwrap().socket_fd, Some(14));
@@ -122,6 +130,7 @@ fn what_is_wrong_is_named() {
         (&["--kernel", "/k", "--config-json", "{}"], "the guest is described once, not twice"),
         (&["--config", "/a", "--config-json", "{}"], "--config-json: the guest is described once, not twice"),
         (&["--api-socket", "/s", "--boot"], "--boot: there is no guest to boot"),
+        (&["--kernel-fd", "x"], "--kernel-fd: \"x\" is no descriptor's number"),
         (&["--api-socket", "fd=x"], "--api-socket: \"x\" is no descriptor's number"),
         (&["--event-monitor", "sock=9"], "--event-monitor: \"sock=9\" is not path=FILE|fd=N|socket=PATH|socket_fd=N"),
         (&["--restore", "resume=on"], "--restore: source_url: is missing: or an open descriptor of it"),
