@@ -84,6 +84,15 @@ pub(super) fn check(config: &VmConfig, findings: &mut Findings) {
     check_descriptors(config, findings);
 }
 
+impl VmConfig {
+    /// The descriptors that belong to the guest, which is all but `/dev/kvm`: another guest may need that.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<Fd> {
+        let all = descriptors(self).into_iter();
+        all.filter(|(path, _)| path != "kvm_fd").map(|(_, fd)| fd).collect()
+    }
+}
+
 /// Every descriptor and where it is named; one that the functions of a group share is there once.
 fn descriptors(config: &VmConfig) -> Vec<(String, Fd)> {
     let mut all: Vec<(String, Fd)> = Vec::new();
@@ -130,7 +139,7 @@ pub(super) fn fit_descriptor(path: &str, fd: Fd, findings: &mut Findings) -> boo
     findings.range(path, u64::try_from(fd).unwrap_or(0), 3..=1 << 20)
 }
 
-/// Descriptors are taken over by whoever uses them, so no two may be the same.
+/// Descriptors belong to whoever uses them, so no two may be the same.
 fn check_descriptors(config: &VmConfig, findings: &mut Findings) {
     let mut seen = BTreeMap::new();
     for (path, fd) in descriptors(config) {

@@ -204,6 +204,16 @@ fn a_snapshot_is_in_one_place() {
 }
 
 #[test]
+fn what_belongs_to_a_guest_is_named_once() {
+    let config = with(
+        r#"{"kvm_fd": 7, "vfio_container_fd": 8, "net": [{"fds": [9, 10], "num_queues": 4}], "serial": {"mode": "File", "fd": 11},
+            "devices": [{"vfio_group_fd": 12, "host_address": "0000:65:00.0"},
+                        {"vfio_group_fd": 12, "host_address": "0000:65:00.1"}]}"#,
+    );
+    assert_eq!(config.descriptors(), [8, 9, 10, 11, 12]);
+}
+
+#[test]
 fn devices_are_complete() {
     for (json, expected) in [
         (r#"{"disks": [{}]}"#, "disks[0].path: is missing: or an open descriptor of it"),

@@ -39,7 +39,7 @@ enum Source {
 impl Source {
     fn open(&self) -> Result<OwnedFd, AnyError> {
         Ok(match self {
-            Self::Descriptor(number) => descriptors::take(*number)?,
+            Self::Descriptor(number) => descriptors::copy(*number)?,
             Self::Node(path) => vfio::open_group(path)?,
         })
     }
@@ -76,7 +76,7 @@ impl Passthrough {
             return Ok(Arc::clone(container));
         }
         let descriptor: OwnedFd = match self.container_fd {
-            Some(number) => descriptors::take(number)?,
+            Some(number) => descriptors::copy(number)?,
             None => File::options().read(true).write(true).open("/dev/vfio/vfio")?.into(),
         };
         let container = Container::new(descriptor, memory.clone(), &self.vm)?;

@@ -58,7 +58,7 @@ pub(super) fn net(config: &NetConfig, filters: &Filters) -> Made {
 }
 
 fn files(numbers: &[i32]) -> Result<Vec<File>, DescriptorError> {
-    numbers.iter().map(|number| descriptors::take(*number).map(File::from)).collect()
+    numbers.iter().map(|number| descriptors::copy(*number).map(File::from)).collect()
 }
 
 /// An address that is nobody's: locally administered, of one interface.

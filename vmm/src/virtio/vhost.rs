@@ -44,6 +44,18 @@ impl VhostKernBackend for KernelVhost {
     }
 }
 
+/// Makes this process the device's owner. It is already when a guest before this one had the same descriptor.
+///
+/// # Errors
+/// When another process is.
+pub fn claim(vhost: &KernelVhost) -> io::Result<()> {
+    match vhost.set_owner().map_err(failed) {
+        // Nobody but the owner is told that.
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => vhost.get_vring_base(0).map(drop).map_err(failed),
+        other => other,
+    }
+}
+
 /// What vhost says, as an error of the system's.
 pub fn failed(error: vhost::Error) -> io::Error {
     match error {

@@ -127,7 +127,10 @@ impl Vmm {
             bus::Request::Panicked => self.finish(End::Panicked),
             bus::Request::Eject { slot } => {
                 if let Some(id) = guest.eject(slot) {
+                    let before = config.descriptors();
                     config.remove(&id);
+                    let left = config.descriptors();
+                    before.into_iter().filter(|number| !left.contains(number)).for_each(descriptors::close);
                 }
             }
         }
@@ -286,6 +289,8 @@ impl Vmm {
     pub fn delete(&mut self) {
         if let Some(mut vm) = self.vm.take() {
             vm.stop();
+            // Until now it could have booted again.
+            vm.config.descriptors().into_iter().for_each(descriptors::close);
             self.monitor.tell(Happened::Deleted);
         }
     }
@@ -304,10 +309,6 @@ impl Vmm {
 
     fn add(&mut self, device: NewDevice, received: Received) -> Result<Response, Refusal> {
         let vm = self.vm.as_mut().ok_or(Refusal::NotCreated)?;
-        if vm.guest.is_none() && !received.numbers().is_empty() {
-            // They would be open for as long as the process lives, were there no other boot.
-            return Err(Refusal::State { state: vm.state, wanted: "descriptors are for a guest that is there" });
-        }
         let mut config = vm.config.with(device.clone())?.validate()?;
         fill_addresses(&mut config);
         let device = config.newest_like(&device).unwrap_or(device);

@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use vm_memory::{Bytes, GuestAddress};
-use vse_vmm_api::{VmCounters, json};
+use vse_vmm_api::{NetConfig, VmCounters, json};
 
 use super::*;
 use crate::api::http::{Method, Request};
@@ -271,8 +273,38 @@ fn hot_plug_takes_descriptors() {
     let too_many = owner.vmm.command(net(), [fd(), fd()].into_iter().flatten().collect());
     assert_eq!(too_many.status as u16, 400);
     assert_eq!(owner.vmm.command(Command::Pause, fd()).status as u16, 400);
-    let mut owner = Owner::in_state(&["vm.create", "vm.boot", "vm.shutdown"]);
-    assert_eq!(owner.vmm.command(net(), fd()).status as u16, 405, "nobody would take it");
+}
+
+/// Whether the other end of a connection is closed.
+fn is_closed(other_end: &mut UnixStream) -> bool {
+    other_end.set_nonblocking(true).unwrap();
+    other_end.read(&mut [0]).is_ok()
+}
+
+#[test]
+fn descriptors_are_the_guests_until_it_is_deleted() {
+    for way in [&["vm.create", "vm.boot"][..], &["vm.create", "vm.boot", "vm.shutdown"]] {
+        let mut owner = Owner::in_state(way);
+        let (mut other_end, end) = UnixStream::pair().unwrap();
+        let net = Command::Add(Box::new(NewDevice::Net(Default::default())));
+        assert!(matches!(owner.vmm.command(net, vec![end.into()]).status as u16, 200 | 204));
+        for step in ["vm.shutdown", "vm.boot", "vm.shutdown"] {
+            owner.put(step, "");
+            assert!(!is_closed(&mut other_end), "{step}");
+        }
+        owner.put("vm.delete", "");
+        assert!(is_closed(&mut other_end));
+    }
+    let mut owner = Owner::in_state(&["vm.create", "vm.boot"]);
+    let (mut other_end, end) = UnixStream::pair().unwrap();
+    // The fake guest lets go of what has this name, which the disk makes free.
+    owner.vmm.request(bus::Request::Eject { slot: 6 });
+    let net = NetConfig { id: Some("x".into()), ..Default::default() };
+    let net = Command::Add(Box::new(NewDevice::Net(net)));
+    assert_eq!(owner.vmm.command(net, vec![end.into()]).status as u16, 200);
+    assert!(!is_closed(&mut other_end));
+    owner.vmm.request(bus::Request::Eject { slot: 6 });
+    assert!(is_closed(&mut other_end));
 }
 
 #[test]

@@ -32,7 +32,7 @@ use self::tap::HEADER;
 use super::config::ConfigSpace;
 use super::device::{ActivateError, Activation, VirtioDevice};
 use super::queue::{DeviceQueue, RING_FEATURES};
-use super::vhost::{KernelVhost, Relay, failed};
+use super::vhost::{KernelVhost, Relay, claim, failed};
 use super::worker::{Filter, Life};
 use crate::counters::{Counts, Traffic};
 use crate::memory::GuestMemory;
@@ -118,7 +118,7 @@ impl Net {
         let vhosts: Vec<_> = vhosts.into_iter().map(Arc::new).collect();
         for file in &vhosts {
             let vhost = KernelVhost::new(file.clone(), GuestMemory::new().into());
-            vhost.set_owner().map_err(failed)?;
+            claim(&vhost)?;
             features &= !VHOST_FEATURES | vhost.get_features().map_err(failed)?;
         }
         let mut config = ConfigSpace::default();

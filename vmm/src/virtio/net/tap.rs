@@ -77,7 +77,8 @@ impl Tap {
         let is_multi_queue = request.flags & IFF_MULTI_QUEUE != 0;
         Ok(Self {
             file,
-            is_attached: true,
+            // The guest before may have left it at rest.
+            is_attached: request.flags & IFF_DETACH_QUEUE == 0,
             is_multi_queue,
             #[cfg(test)]
             is_socket: false,

@@ -10,7 +10,7 @@ use vhost::vhost_kern::vhost_binding::{VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SE
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
 use crate::virtio::queue::{DeviceQueue, RING_FEATURES};
-use crate::virtio::vhost::{KernelVhost, Relay, failed, give, set_memory, take};
+use crate::virtio::vhost::{KernelVhost, Relay, claim, failed, give, set_memory, take};
 use crate::virtio::worker::Poll;
 
 /// Queues that vhost-vsock works on while the device runs.
@@ -94,7 +94,7 @@ impl KernelVsock {
 /// When the kernel refuses.
 pub fn own(file: &Arc<File>) -> io::Result<u64> {
     let vhost = KernelVhost::new(file.clone(), crate::memory::GuestMemory::new().into());
-    vhost.set_owner().map_err(failed)?;
+    claim(&vhost)?;
     vhost.get_features().map_err(failed)
 }
 
