@@ -2,12 +2,18 @@
 #![allow(dead_code, reason = "each test uses some of it")]
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 /// Guests run here, though maybe slowly.
 pub fn has_kvm() -> bool {
@@ -56,6 +62,26 @@ fn program() -> PathBuf {
     std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("vse-vmm")
 }
 
+/// Nothing else that a test starts may have what is for one only.
+static INHERITING: Mutex<()> = Mutex::new(());
+
+/// Descriptors stay open in what is started, until this is dropped.
+struct Inheriting<'a>(&'a [&'a OwnedFd], MutexGuard<'static, ()>);
+
+impl<'a> Inheriting<'a> {
+    fn new(descriptors: &'a [&'a OwnedFd]) -> Self {
+        let alone = INHERITING.lock().unwrap_or_else(PoisonError::into_inner);
+        descriptors.iter().for_each(|descriptor| fcntl_setfd(descriptor, FdFlags::empty()).unwrap());
+        Self(descriptors, alone)
+    }
+}
+
+impl Drop for Inheriting<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|descriptor| fcntl_setfd(descriptor, FdFlags::CLOEXEC).unwrap());
+    }
+}
+
 /// A running VMM; killed when it goes out of scope.
 pub struct Vmm {
     child: Child,
@@ -65,7 +91,13 @@ pub struct Vmm {
 impl Vmm {
     /// Starts it with an API socket, an event monitor and more options.
     pub fn start(folder: tempfile::TempDir, options: &[&str]) -> Self {
+        Self::start_with(folder, options, &[])
+    }
+
+    /// The same, with descriptors that it has by the numbers that they have here.
+    pub fn start_with(folder: tempfile::TempDir, options: &[&str], inherited: &[&OwnedFd]) -> Self {
         let path = |name: &str| folder.path().join(name).display().to_string();
+        let inheriting = Inheriting::new(inherited);
         let child = Command::new(program())
             .args(["--api-socket", &format!("path={}", path("api"))])
             .args(["--event-monitor", &format!("socket={}", path("events"))])
@@ -75,6 +107,7 @@ impl Vmm {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        drop(inheriting);
         let mut vmm = Self { child, folder };
         until("the API socket is there", || {
             if let Some(status) = vmm.child.try_wait().unwrap() {
@@ -117,11 +150,20 @@ impl Vmm {
 
     /// One request on a connection of its own; the result is status and body.
     pub fn ask(&self, verb: &str, name: &str, body: &str) -> (u16, String) {
+        self.ask_with(verb, name, body, &[])
+    }
+
+    /// The same, with descriptors that come along.
+    pub fn ask_with(&self, verb: &str, name: &str, body: &str, along: &[BorrowedFd<'_>]) -> (u16, String) {
         let mut stream = UnixStream::connect(self.api()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let length = body.len();
         let head = format!("{verb} /api/v1/{name} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
-        stream.write_all(head.as_bytes()).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(along.is_empty() || control.push(SendAncillaryMessage::ScmRights(along)));
+        let sent = sendmsg(&stream, &[IoSlice::new(head.as_bytes())], &mut control, SendFlags::empty()).unwrap();
+        assert_eq!(sent, head.len());
         stream.write_all(body.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -149,6 +191,13 @@ impl Vmm {
         let before = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let new = rustix::process::Rlimit { current: Some(limit), maximum: before.maximum };
         rustix::process::prlimit(Some(process), rustix::process::Resource::Nofile, new).unwrap().current.unwrap()
+    }
+
+    /// What its descriptors lead to.
+    pub fn open_files(&self) -> Vec<PathBuf> {
+        let folder = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        // One may be closed meanwhile.
+        folder.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok()).collect()
     }
 
     /// A process ID's line of `/proc/PID/status`.
