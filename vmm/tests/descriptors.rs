@@ -192,6 +192,31 @@ fn what_does_not_fit_is_refused_by_its_field() {
     }
 }
 
+#[test]
+fn what_comes_with_a_device_is_closed_with_the_guest() {
+    if !has_kvm() {
+        return;
+    }
+    let given = Given::new();
+    let vmm = Vmm::start_with(TempDir::new().unwrap(), &[], &given.all());
+    vmm.put("vm.create", &given.config().to_string());
+    vmm.put("vm.boot", "");
+    let path = given.folder.path().join("disk");
+    std::fs::write(&path, [0; 4096]).unwrap();
+    let disk = File::options().read(true).write(true).open(&path).unwrap();
+    let holds = || vmm.open_files().iter().filter(|file| **file == path).count();
+    let (status, body) = vmm.ask_with("PUT", "vm.add-disk", r#"{"num_queues": 0}"#, &[disk.as_fd()]);
+    assert_eq!((status, holds()), (400, 0), "{body}");
+    let (status, body) = vmm.ask_with("PUT", "vm.add-disk", r#"{"id": "more"}"#, &[disk.as_fd()]);
+    assert!(status == 200 && body.contains("\"more\"") && holds() > 0, "{status} {body}");
+    vmm.put("vm.shutdown", "");
+    vmm.put("vm.boot", "");
+    vmm.put("vm.delete", "");
+    assert_eq!(holds(), 0);
+    assert_eq!(vmm.ask_with("PUT", "vm.create", "{}", &[disk.as_fd()]).0, 400);
+    assert_eq!(holds(), 0);
+}
+
 /// Runs `test` in a network namespace of its own, if that may be made.
 fn in_new_network(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {

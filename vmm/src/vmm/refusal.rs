@@ -39,7 +39,7 @@ pub enum Refusal {
     #[error("id: there is no device {0:?} that can be removed")]
     NoSuchDevice(String),
     /// Descriptors came with a request that takes none.
-    #[error("descriptors came along, but only vm.add-net, vm.snapshot and vm.restore take any")]
+    #[error("descriptors came along, but only vm.add-…, vm.snapshot and vm.restore take any")]
     UnexpectedDescriptors,
     /// More came than there is a field for.
     #[error("{0} descriptors came along, and there is use for one")]
