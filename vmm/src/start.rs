@@ -13,7 +13,8 @@ use vse_vmm_api::{Fd, VmConfig, json};
 
 use crate::api::Server;
 use crate::api::http::BODY_BYTES;
-use crate::machine::{Events as MachineEvents, descriptors};
+use crate::machine::Events as MachineEvents;
+use crate::machine::descriptors::{self, DescriptorError};
 use crate::made_socket::MadeSocket;
 use crate::monitor::Monitor;
 use crate::options::{ConfigFrom, Endpoint, Events, Options};
@@ -42,7 +43,7 @@ pub enum StartError {
         /// What was tried.
         what: &'static str,
         /// Why it failed.
-        source: descriptors::DescriptorError,
+        source: DescriptorError,
     },
     /// The configuration can't be read.
     #[error("the guest's configuration can't be read")]
@@ -112,13 +113,16 @@ fn monitor(events: Option<Events>, made: &mut Made) -> Result<Monitor, StartErro
     match events {
         None => Ok(Monitor::default()),
         Some(Events::Path(path)) => Ok(Monitor::default().with_file(File::create(&path).map_err(opening(&path))?)),
-        Some(Events::Fd(number)) => Ok(Monitor::default().with_file(take(EVENT_MONITOR, number)?)),
+        Some(Events::Fd(number)) => {
+            let file = fit(EVENT_MONITOR, number, || descriptors::output("fd", Some(number), None))?;
+            Ok(Monitor::default().with_file(file))
+        }
         Some(Events::Socket(path)) => {
             let socket = made.bind(&path)?;
             Monitor::default().with_socket(socket).map_err(opening(&path))
         }
         Some(Events::SocketFd(number)) => {
-            let socket = listener(EVENT_MONITOR, "socket_fd", number)?;
+            let socket = fit(EVENT_MONITOR, number, || descriptors::listener("socket_fd", number))?;
             Monitor::default().with_socket(socket).map_err(opening(Path::new(EVENT_MONITOR)))
         }
     }
@@ -127,7 +131,9 @@ fn monitor(events: Option<Events>, made: &mut Made) -> Result<Monitor, StartErro
 fn server(endpoint: Endpoint, made: &mut Made) -> Result<Server, StartError> {
     let (socket, name) = match endpoint {
         Endpoint::Path(path) => (made.bind(&path)?, path),
-        Endpoint::Fd(number) => (listener(API_SOCKET, "fd", number)?, PathBuf::from(API_SOCKET)),
+        Endpoint::Fd(number) => {
+            (fit(API_SOCKET, number, || descriptors::listener("fd", number))?, PathBuf::from(API_SOCKET))
+        }
     };
     Server::new(socket).map_err(opening(&name))
 }
@@ -136,11 +142,11 @@ fn take(what: &'static str, number: Fd) -> Result<File, StartError> {
     descriptors::take(number).map(File::from).map_err(|source| StartError::Descriptor { what, source })
 }
 
-/// A listening socket, which nobody else needs.
-fn listener(what: &'static str, field: &'static str, number: Fd) -> Result<UnixListener, StartError> {
-    let listener = descriptors::listener(field, number).map_err(|source| StartError::Descriptor { what, source })?;
+/// A copy of a descriptor in place of the descriptor itself, if it is fit.
+fn fit<T>(what: &'static str, number: Fd, copy: impl FnOnce() -> Result<T, DescriptorError>) -> Result<T, StartError> {
+    let copy = copy().map_err(|source| StartError::Descriptor { what, source })?;
     take(what, number)?;
-    Ok(listener)
+    Ok(copy)
 }
 
 fn opening(path: &Path) -> impl FnOnce(io::Error) -> StartError {

@@ -7,9 +7,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::Command;
 
-use process::{COUNTS, Vmm, assert_snapshot_is_small, event, has_kvm, kernel, until};
+use process::{COUNTS, Vmm, assert_snapshot_is_small, event, has_kvm, kernel, run, until};
 use serde_json::json;
 use tempfile::TempDir;
 use vse_vmm::virtio::net::Tap;
@@ -180,16 +179,19 @@ fn what_does_not_fit_is_refused_by_its_field() {
     until("nothing is left", || vmm.has() <= before);
     vmm.put("vm.create", &given.config().to_string());
 
-    for option in ["--event-monitor", "--api-socket"] {
-        let what = if option == "--api-socket" { "fd" } else { "socket_fd" };
-        let value = format!("{what}=0");
-        let output = Command::new(env!("CARGO_BIN_EXE_vse-vmm"))
-            .args(["--api-socket", "/nowhere/api", option, &value])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.code() == Some(1) && text.contains("descriptor 0 was not given"), "{text}");
+    drop(vmm);
+    for (option, field, expected) in [
+        ("--event-monitor", "fd", "open for writing"),
+        ("--event-monitor", "socket_fd", "a listening unix stream socket"),
+        ("--api-socket", "fd", "a listening unix stream socket"),
+    ] {
+        let number = other.as_raw_fd();
+        let (code, text) = run(&["--api-socket", "/nowhere", option, &format!("{field}={number}")], &[&other]);
+        assert_eq!(code, Some(1));
+        assert_eq!(text, format!("vse-vmm: {option}: {field}: descriptor {number} is not {expected}\n"));
     }
+    let (code, text) = run(&["--restore", &format!("source_fd={}", other.as_raw_fd())], &[&other]);
+    assert!(code == Some(1) && text.contains("source_fd: descriptor "), "{text}");
 }
 
 #[test]

@@ -14,7 +14,8 @@ const WORDS: &[&str] = &[
     "\0", "=", ",", "[", "]", "@", ":", "-", "\"", "--", "on", "off", "0", "4294967296", "18446744073709551616", "K", "T",
     "id=", "path=", "fd=", "socket_fd=", "size=", "shared=", "hugepages=", "hugepage_size=", "affinity=", "topology=",
     "distances=", "queue_size=", "num_queues=", "pci_device_id=", "image_type=", "--disk", "--net", "--fs", "--pmem",
-    "--vsock", "--numa", "--device", "--memory-zone", "--serial", "--console", "--restore", "--config-json", "--boot", "--platform", "--rng",
+    "--vsock", "--numa", "--device", "--memory-zone", "--serial", "--console", "--restore", "--config-json",
+    "--boot", "--platform", "--rng",
 ];
 
 #[test]

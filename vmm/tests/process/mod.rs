@@ -82,6 +82,14 @@ impl Drop for Inheriting<'_> {
     }
 }
 
+/// Runs it to its end, with descriptors that it inherits; the result is its exit code and what it says.
+pub fn run(options: &[&str], inherited: &[&OwnedFd]) -> (Option<i32>, String) {
+    let inheriting = Inheriting::new(inherited);
+    let output = Command::new(program()).args(options).output().unwrap();
+    drop(inheriting);
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
 /// A running VMM; killed when it goes out of scope.
 pub struct Vmm {
     child: Child,
