@@ -92,8 +92,9 @@ impl Host {
     /// Waits for somebody to come, if nobody is there.
     pub fn listen(&mut self, events: &Poll, token: u64) {
         if let Self::Socket { listener, client: None, is_listening: is_listening @ false } = self {
-            // If it fails, it is tried again when something happens.
-            *is_listening = events.add(listener, EventSet::IN, token).is_ok();
+            // If it fails, it is tried again when something happens. Whoever can't be let in, for want of descriptors, is
+            // not told of again and again.
+            *is_listening = events.add(listener, EventSet::IN | EventSet::EDGE_TRIGGERED, token).is_ok();
         }
     }
 
@@ -110,6 +111,22 @@ impl Host {
             *client = Some(stream);
         }
         is_in
+    }
+
+    /// Whether these events say that whoever was there is gone. The end of a terminal's input is not that of its output.
+    pub fn is_left(&self, events: EventSet) -> bool {
+        matches!(self, Self::Socket { .. }) && events.intersects(EventSet::HANG_UP | EventSet::ERROR)
+    }
+
+    /// There is no more input; whether that is the end of all.
+    pub fn end_input(&mut self) -> bool {
+        match self {
+            Self::Socket { .. } => true,
+            Self::Stream { input, .. } => {
+                *input = None;
+                false
+            }
+        }
     }
 
     /// Ends with who is there.

@@ -60,7 +60,7 @@ impl Port {
     /// Something happened at the host's end.
     pub fn host_ready(&mut self, events: EventSet, poll: &Poll) {
         self.is_hung_up &= !self.end.host.accept(poll, self.token);
-        self.is_hung_up |= events.intersects(EventSet::HANG_UP | EventSet::ERROR);
+        self.is_hung_up |= self.end.host.is_left(events);
         self.serve(poll);
     }
 
@@ -186,7 +186,7 @@ impl Port {
             match read {
                 Ok(0) if !room.is_empty() => {
                     queue.put_back(&chain);
-                    is_gone = true;
+                    is_gone = self.end.host.end_input();
                     break;
                 }
                 Ok(read) => {

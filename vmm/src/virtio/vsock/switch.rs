@@ -62,6 +62,8 @@ pub struct Switch {
     receive: DeviceQueue,
     transmit: DeviceQueue,
     slots: Vec<Slot>,
+    /// Of each slot, the token of what is in it, or was last: no two streams have the same.
+    tokens: Vec<u64>,
     refusals: VecDeque<Header>,
     next_port: u32,
     /// The slot whose turn it is to send to the guest.
@@ -81,6 +83,7 @@ impl Switch {
             receive,
             transmit,
             slots: Vec::new(),
+            tokens: Vec::new(),
             refusals: VecDeque::new(),
             next_port: FIRST_PORT,
             next_slot: 0,
@@ -106,7 +109,7 @@ impl Switch {
     /// When the kernel refuses.
     pub fn start(&mut self, poll: &Poll) -> io::Result<()> {
         self.is_listening = false;
-        for (token, slot) in (STREAMS..).zip(&self.slots) {
+        for (&token, slot) in self.tokens.iter().zip(&self.slots) {
             match slot {
                 Slot::Greeting(stream) => poll.add(stream, CHANGES, token)?,
                 Slot::Connected(connection) => poll.add(&connection.stream, CHANGES, token)?,
@@ -121,9 +124,10 @@ impl Switch {
     pub fn ready(&mut self, token: u64, events: EventSet, poll: &Poll) {
         if token == LISTENER {
             self.accept(poll);
-        } else if let Some(slot) = self.slots.get_mut((token - STREAMS) as usize) {
+        } else if let Some(index) = self.slot_of(token) {
+            let slot = &mut self.slots[index];
             match slot {
-                Slot::Greeting(_) => self.greet((token - STREAMS) as usize),
+                Slot::Greeting(_) => self.greet(index),
                 Slot::Connected(connection) => {
                     connection.is_readable = true;
                     connection.flush();
@@ -141,15 +145,23 @@ impl Switch {
     pub fn work(&mut self, poll: &Poll) {
         self.take_packets(poll);
         self.give_packets();
-        let has_place = self.slots.len() < CONNECTIONS || self.slots.iter().any(|slot| matches!(slot, Slot::Free));
+        let has_place = self.has_place();
         if has_place && !self.is_listening {
-            // If it fails, it is tried again when something happens.
-            self.is_listening = poll.add(&self.sockets.listener, EventSet::IN, LISTENER).is_ok();
+            // If it fails, it is tried again when something happens. Whoever can't be let in, for want of descriptors, is not
+            // told of again and again.
+            let comes = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            self.is_listening = poll.add(&self.sockets.listener, comes, LISTENER).is_ok();
         } else if !has_place && self.is_listening {
             // The next one waits.
             poll.remove(&self.sockets.listener);
             self.is_listening = false;
         }
+    }
+
+    /// Where the stream with this token is; nowhere when it has gone since the event was taken.
+    fn slot_of(&self, token: u64) -> Option<usize> {
+        let index = ((token - STREAMS) % CONNECTIONS as u64) as usize;
+        (self.tokens.get(index) == Some(&token)).then_some(index)
     }
 
     /// Puts something into a free place, watched by `poll`.
@@ -158,28 +170,42 @@ impl Switch {
             Some(index) => index,
             None if self.slots.len() < CONNECTIONS => {
                 self.slots.push(Slot::Free);
+                self.tokens.push(STREAMS + self.slots.len() as u64 - 1);
                 self.slots.len() - 1
             }
             None => return None,
         };
+        self.tokens[index] += CONNECTIONS as u64;
         let stream = match &slot {
             Slot::Greeting(stream) => stream,
             Slot::Connected(connection) => &connection.stream,
             Slot::Free => return None,
         };
-        poll.add(stream, CHANGES, STREAMS + index as u64).ok()?;
+        poll.add(stream, CHANGES, self.tokens[index]).ok()?;
         self.slots[index] = slot;
         Some(index)
     }
 
+    fn has_place(&self) -> bool {
+        self.slots.len() < CONNECTIONS || self.slots.iter().any(|slot| matches!(slot, Slot::Free))
+    }
+
+    /// Lets in all who have come, as far as there is a place.
     fn accept(&mut self, poll: &Poll) {
-        let Ok((stream, _)) = self.sockets.listener.accept() else { return };
-        if stream.set_nonblocking(true).is_err() {
-            return;
+        for _ in 0..TURN {
+            if !self.has_place() {
+                break;
+            }
+            let Ok((stream, _)) = self.sockets.listener.accept() else { return };
+            if stream.set_nonblocking(true).is_ok()
+                && let Some(index) = self.place(Slot::Greeting(stream), poll)
+            {
+                self.greet(index);
+            }
         }
-        if let Some(index) = self.place(Slot::Greeting(stream), poll) {
-            self.greet(index);
-        }
+        // More may wait: they are told of anew.
+        poll.remove(&self.sockets.listener);
+        self.is_listening = false;
     }
 
     /// Reads which port a program of the host's wants.
