@@ -18,6 +18,7 @@ mod hot_plug;
 mod initramfs;
 mod platform;
 mod pmem;
+mod pvh;
 mod restore;
 mod sockets;
 mod start_over;
