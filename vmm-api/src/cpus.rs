@@ -105,7 +105,8 @@ pub enum CoreScheduling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuProfile {
-    /// The host's.
+    /// The host's: `host` on Cloud Hypervisor's command line, `Host` in its JSON.
     #[default]
+    #[serde(alias = "Host")]
     Host,
 }
