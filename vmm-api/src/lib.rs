@@ -31,7 +31,7 @@ pub use hot_plug::NewDevice;
 pub use mac::MacAddr;
 pub use memory::{MemoryConfig, MemoryZoneConfig, NumaConfig, NumaDistance};
 pub use messages::{
-    MemoryRestoreMode, MemoryZoneUpdate, PciDeviceInfo, RestoreConfig, SnapshotPlace, VmCounters, VmInfo,
-    VmRemoveDevice, VmResize, VmSnapshotConfig, VmState, VmmPingResponse,
+    MemoryRestoreMode, MemoryZoneUpdate, PciDeviceInfo, RestoreConfig, RestoredNetConfig, SnapshotPlace, VmCounters,
+    VmInfo, VmRemoveDevice, VmResize, VmSnapshotConfig, VmState, VmmPingResponse,
 };
 pub use validate::{Invalid, Problem, Refused};

@@ -136,15 +136,31 @@ pub struct RestoreConfig {
     /// Ours: the guest's clock goes on from where it stopped, in place of jumping to the present.
     #[serde(default)]
     pub keep_clock: bool,
-    /// Open taps for network devices: those in `config`.
-    #[serde(default, skip_serializing)]
-    pub net_fds: Unsupported,
+    /// Open taps for network devices, in place of those in `config`: the descriptors that come along, in this order.
+    #[serde(default, deserialize_with = "list", skip_serializing_if = "Vec::is_empty")]
+    pub net_fds: Vec<RestoredNetConfig>,
     /// VFIO character devices, open.
     #[serde(default, skip_serializing)]
     pub vfio_fds: Unsupported,
     /// VFIO by iommufd, open.
     #[serde(default, skip_serializing)]
     pub iommufd_fd: Unsupported,
+}
+
+/// Open taps for a network device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoredNetConfig {
+    /// Name of the device.
+    pub id: String,
+    /// How many there are: one for each pair of its queues.
+    pub num_fds: u16,
+    /// Ours: their numbers here, once they have come.
+    #[serde(skip)]
+    pub taps: Vec<Fd>,
+    /// Their numbers in the client's process, which mean nothing here.
+    #[serde(default, skip_serializing)]
+    pub fds: Unsupported,
 }
 
 /// How RAM is filled.
@@ -173,16 +189,19 @@ mod tests {
     use crate::json;
 
     #[test]
-    fn a_restore_brings_no_descriptors() {
+    fn a_restore_brings_taps_only() {
         let sent = r#"{"source_url": "file:///s", "prefault": false, "zone_updates": null, "net_fds": null,
                        "vfio_fds": null, "iommufd_fd": null, "memory_restore_mode": "Copy", "resume": true}"#;
         let restore: RestoreConfig = json::read(sent.as_bytes()).unwrap();
         assert!(restore.resume && restore.zone_updates.is_empty());
-        for (name, value) in [("net_fds", r#"[{"id": "n", "num_fds": 1}]"#), ("vfio_fds", "[{}]"), ("iommufd_fd", "7")]
-        {
-            let sent = format!(r#"{{"source_url": "file:///s", "{name}": {value}}}"#);
+        for (path, field) in [
+            ("net_fds[0].fds", r#""net_fds": [{"id": "n", "num_fds": 1, "fds": [7]}]"#),
+            ("vfio_fds", r#""vfio_fds": [{}]"#),
+            ("iommufd_fd", r#""iommufd_fd": 7"#),
+        ] {
+            let sent = format!(r#"{{"source_url": "file:///s", {field}}}"#);
             let error = json::read::<RestoreConfig>(sent.as_bytes()).unwrap_err();
-            assert!(error.path == name && error.reason.starts_with("not supported by this VMM"), "{error}");
+            assert!(error.path == path && error.reason.starts_with("not supported by this VMM"), "{error}");
         }
     }
 }

@@ -76,7 +76,7 @@ pub fn start(options: Options) -> Result<End, StartError> {
     match (options.restore, config) {
         (Some(mut restore), config) => {
             restore.config = config.map(Box::new);
-            vmm.restore(restore)?;
+            vmm.restore(restore, descriptors::Received::default())?;
         }
         (None, Some(config)) => vmm.create(config)?,
         (None, None) => {}

@@ -94,6 +94,7 @@ pub fn close(number: RawFd) {
 }
 
 /// Descriptors that came with a request. What is not kept is closed, unless somebody has taken it over.
+#[derive(Default)]
 pub struct Received(Vec<RawFd>);
 
 impl Received {

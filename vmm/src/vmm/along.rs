@@ -1,6 +1,6 @@
 //! Descriptors that came with a request: which field of it names them. Pure.
 
-use vse_vmm_api::{Fd, NewDevice};
+use vse_vmm_api::{Fd, NewDevice, RestoreConfig};
 
 use super::Refusal;
 use crate::api::Command;
@@ -10,6 +10,9 @@ use crate::api::Command;
 /// # Errors
 /// When the request takes none, or not so many.
 pub fn bring(command: &mut Command, numbers: &[Fd]) -> Result<(), Refusal> {
+    if let Command::Restore(restore) = command {
+        return bring_restore(restore, numbers);
+    }
     if numbers.is_empty() {
         return Ok(());
     }
@@ -26,12 +29,28 @@ pub fn bring(command: &mut Command, numbers: &[Fd]) -> Result<(), Refusal> {
             NewDevice::Vfio(function) => &mut function.vfio_group_fd,
         },
         Command::Snapshot(snapshot) => &mut snapshot.destination_fd,
-        Command::Restore(restore) => &mut restore.source_fd,
         _ => return Err(Refusal::UnexpectedDescriptors),
     };
     match numbers {
         [one] => *field = Some(*one),
         _ => return Err(Refusal::TooManyDescriptors(numbers.len())),
+    }
+    Ok(())
+}
+
+/// First the taps that are asked for, then the snapshot's directory.
+fn bring_restore(restore: &mut RestoreConfig, numbers: &[Fd]) -> Result<(), Refusal> {
+    let expected = restore.net_fds.iter().map(|net| usize::from(net.num_fds)).sum();
+    let others = numbers.split_at_checked(expected).ok_or(Refusal::OtherTaps { expected, came: numbers.len() });
+    let (taps, places) = others?;
+    let mut taps = taps.iter().copied();
+    for net in &mut restore.net_fds {
+        net.taps = taps.by_ref().take(net.num_fds.into()).collect();
+    }
+    match places {
+        [] => {}
+        [one] => restore.source_fd = Some(*one),
+        _ => return Err(Refusal::TooManyDescriptors(places.len())),
     }
     Ok(())
 }

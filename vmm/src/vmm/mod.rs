@@ -21,8 +21,8 @@ pub mod run;
 use std::os::fd::OwnedFd;
 
 use vse_vmm_api::{
-    MacAddr, MemoryRestoreMode, NewDevice, PciDeviceInfo, RestoreConfig, SnapshotPlace, VmConfig, VmInfo, VmResize,
-    VmSnapshotConfig, VmState, VmmPingResponse,
+    MacAddr, MemoryRestoreMode, NewDevice, PciDeviceInfo, RestoreConfig, RestoredNetConfig, SnapshotPlace, VmConfig,
+    VmInfo, VmResize, VmSnapshotConfig, VmState, VmmPingResponse,
 };
 
 use crate::api::{Command, Response};
@@ -167,7 +167,7 @@ impl Vmm {
             Command::Ping => return Ok(ping()),
             Command::VmmShutdown => self.finish(End::Ordered),
             Command::Create(config) => self.create(*config)?,
-            Command::Restore(restore) => self.restore(restore)?,
+            Command::Restore(restore) => self.restore(restore, received)?,
             Command::Delete => self.delete(),
             Command::Boot => self.boot()?,
             Command::Pause => self.pause()?,
@@ -204,11 +204,11 @@ impl Vmm {
         Ok(())
     }
 
-    /// `vm.restore`.
+    /// `vm.restore`. What it has `received` is named in it.
     ///
     /// # Errors
     /// When there is a guest, the snapshot is damaged or of another guest, or the host can't have it.
-    pub fn restore(&mut self, restore: RestoreConfig) -> Result<(), Refusal> {
+    pub fn restore(&mut self, restore: RestoreConfig, received: Received) -> Result<(), Refusal> {
         if self.vm.is_some() {
             return Err(Refusal::NothingToRestoreInto);
         }
@@ -219,6 +219,7 @@ impl Vmm {
         let snapshot = directory(restore.source()?, "source_fd")?.load()?;
         let mut config = restore.config.map_or_else(|| snapshot.config.clone(), |config| *config);
         config.place_zones(&restore.zone_updates).map_err(|zone| Refusal::NoSuchZone(zone.to_owned()))?;
+        give_taps(&mut config, &restore.net_fds)?;
         if restore.prefault {
             config.memory.prefault = true;
             config.memory.zones.iter_mut().for_each(|zone| zone.prefault = true);
@@ -227,6 +228,7 @@ impl Vmm {
         let config = config.validate_restored()?;
         config.is_guest_of(&snapshot.config)?;
         let guest = self.builder.restore(&config, &snapshot, restore.keep_clock).map_err(machine("vm.restore"))?;
+        received.keep();
         self.vm = Some(Vm { config, state: VmState::Paused, guest: Some(guest), agent_connected: false });
         restore.source_fd.into_iter().for_each(descriptors::close);
         self.monitor.tell(Happened::Restored);
@@ -425,6 +427,17 @@ fn fill_addresses(config: &mut VmConfig) {
         bytes[0] = bytes[0] & 0xFC | 0x02;
         net.mac = Some(MacAddr(bytes));
     }
+}
+
+/// Gives network devices the taps that came along.
+fn give_taps(config: &mut VmConfig, given: &[RestoredNetConfig]) -> Result<(), Refusal> {
+    for RestoredNetConfig { id, taps, .. } in given {
+        let net = config.net.iter_mut().find(|net| net.id.as_ref() == Some(id));
+        let net = net.ok_or_else(|| Refusal::NoSuchNet(id.clone()))?;
+        net.tap = None;
+        net.fds.clone_from(taps);
+    }
+    Ok(())
 }
 
 /// Lets network devices keep the address from the snapshot where none is given.

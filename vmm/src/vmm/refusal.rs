@@ -68,6 +68,17 @@ pub enum Refusal {
     /// No zone has that name.
     #[error("zone_updates: there is no zone {0:?}")]
     NoSuchZone(String),
+    /// No network device has that name.
+    #[error("net_fds: there is no network device {0:?}")]
+    NoSuchNet(String),
+    /// Fewer taps came along than are named, or more.
+    #[error("net_fds: {came} descriptors came along, not {expected}")]
+    OtherTaps {
+        /// How many are named.
+        expected: usize,
+        /// How many there are.
+        came: usize,
+    },
     /// The snapshot is of another guest.
     #[error(transparent)]
     Differs(#[from] portable::Differs),
@@ -99,6 +110,8 @@ impl Refusal {
             | Self::Resize { .. }
             | Self::NotSupported { .. }
             | Self::NoSuchZone(_)
+            | Self::NoSuchNet(_)
+            | Self::OtherTaps { .. }
             | Self::Differs(_)
             | Self::Snapshot(SnapshotError::Url(_) | SnapshotError::Damaged(_)) => Status::BadRequest,
             Self::Snapshot(SnapshotError::Exists(_)) => Status::Conflict,

@@ -369,6 +369,42 @@ fn a_snapshot_is_in_a_directory_that_comes_along() {
 }
 
 #[test]
+fn a_restored_guest_gets_taps_that_come_along() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", directory.path().display());
+    let net = r#"{"payload": {"kernel": "/k"}, "memory": {"size": 16777216}, "net": [{"id": "a", "tap": "t"}, {"id": "b", "tap": "u"}]}"#;
+    let mut owner = Owner::new();
+    for (verb, body) in [("vm.create", net), ("vm.boot", ""), ("vm.pause", "")] {
+        assert_eq!(owner.put(verb, body), 204);
+    }
+    assert_eq!(owner.put("vm.snapshot", &format!(r#"{{"destination_url": "{url}"}}"#)), 204);
+
+    let mut owner = Owner::new();
+    let mut restore = |net_fds: &str, count: usize| {
+        let text = format!(r#"{{"source_url": "{url}", "net_fds": {net_fds}}}"#);
+        let fds = (0..count).map(|_| OwnedFd::from(std::fs::File::open("/dev/null").unwrap())).collect();
+        let response = owner.vmm.command(Command::Restore(vse_vmm_api::json::read(text.as_bytes()).unwrap()), fds);
+        (response.status as u16, String::from_utf8(response.body).unwrap())
+    };
+    let refused = |message: &str| (400, format!("[{message:?}]"));
+    let both = r#"[{"id": "b", "num_fds": 1}, {"id": "a", "num_fds": 1}]"#;
+    assert_eq!(restore(both, 1), refused("net_fds: 1 descriptors came along, not 2"));
+    assert_eq!(restore(both, 0), refused("net_fds: 0 descriptors came along, not 2"));
+    assert_eq!(restore("null", 1), refused("source_fd: is there by URL as well"));
+    assert_eq!(restore("null", 2), refused("2 descriptors came along, and there is use for one"));
+    assert_eq!(
+        restore(r#"[{"id": "c", "num_fds": 1}]"#, 1),
+        (400, r#"["net_fds: there is no network device \"c\""]"#.to_owned())
+    );
+    let (status, body) = restore(r#"[{"id": "a", "num_fds": 2}]"#, 2);
+    assert!(status == 400 && body.contains("net[0].fds") && body.contains("net[1].tap"), "{body}");
+    assert_eq!(restore(both, 2).0, 204);
+    let info: serde_json::Value = serde_json::from_str(&owner.ask(Method::Get, "vm.info", "").1).unwrap();
+    let [a, b] = ["/config/net/0/fds/0", "/config/net/1/fds/0"].map(|at| info.pointer(at).unwrap().as_i64());
+    assert!(b < a, "{info}");
+}
+
+#[test]
 fn pings_and_shutdown() {
     let mut owner = Owner::new();
     let (status, body) = owner.ask(Method::Get, "vmm.ping", "");
