@@ -146,6 +146,14 @@ pub struct PayloadConfig {
     pub fw_cfg_config: Unsupported,
 }
 
+impl PayloadConfig {
+    /// Whether there is a kernel, one way or the other. A guest that goes on from a snapshot may have none.
+    #[must_use]
+    pub fn has_kernel(&self) -> bool {
+        self.kernel.is_some() || self.kernel_fd.is_some()
+    }
+}
+
 /// What firmware tables (SMBIOS) say of the machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

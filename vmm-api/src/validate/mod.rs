@@ -134,7 +134,7 @@ impl VmConfig {
         self.validate_onto(findings)
     }
 
-    /// The same for a guest that goes on from a snapshot: it needs a kernel only to start over.
+    /// The same for a guest that is there, or goes on from a snapshot: it needs a kernel only to start over.
     ///
     /// # Errors
     /// With everything that is wrong.

@@ -140,7 +140,7 @@ impl Machine {
         clock.restore(vm, keep_clock)?;
         machine.excuse_pause();
         units.all_used()?;
-        if config.payload.kernel.is_some() || config.payload.kernel_fd.is_some() {
+        if config.payload.has_kernel() {
             machine.payload = Some(parts::payload(&config.payload)?);
         }
         parts::new_generation(&machine.memory)?;

@@ -267,7 +267,11 @@ impl Vmm {
     }
 
     fn reboot(&mut self) -> Result<(), Refusal> {
+        let has_kernel = self.vm.as_ref().is_some_and(|vm| vm.config.payload.has_kernel());
         let guest = self.running("only a running VM can start over")?;
+        if !has_kernel {
+            return Err(Refusal::NoKernel);
+        }
         if let Err(error) = start_over(guest, VmState::Running) {
             // What is left of it is neither the old guest nor a new one.
             self.failed(&format!("the guest can't start over: {}", chain(error.as_ref())));
@@ -311,7 +315,8 @@ impl Vmm {
 
     fn add(&mut self, device: NewDevice, received: Received) -> Result<Response, Refusal> {
         let vm = self.vm.as_mut().ok_or(Refusal::NotCreated)?;
-        let mut config = vm.config.with(device.clone())?.validate()?;
+        // What it boots is known to be right already, or, once restored, not there.
+        let mut config = vm.config.with(device.clone())?.validate_restored()?;
         fill_addresses(&mut config);
         let device = config.newest_like(&device).unwrap_or(device);
         let address = vm.guest.as_mut().map(|guest| guest.add(&device)).transpose();

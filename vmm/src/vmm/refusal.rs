@@ -29,6 +29,9 @@ pub enum Refusal {
         /// What it would have to be.
         wanted: &'static str,
     },
+    /// It was restored without one, and would end here.
+    #[error("the VM was restored without a kernel to start over with")]
+    NoKernel,
     /// The configuration is wrong.
     #[error(transparent)]
     Invalid(#[from] validate::Refused),
@@ -102,7 +105,7 @@ impl Refusal {
             Self::NotCreated | Self::NothingToRestoreInto | Self::NoSuchDevice(_) => Status::NotFound,
             Self::AlreadyCreated | Self::OnlyOne(_) => Status::Conflict,
             Self::Invalid(refused) if refused.is_conflict() => Status::Conflict,
-            Self::State { .. } => Status::MethodNotAllowed,
+            Self::State { .. } | Self::NoKernel => Status::MethodNotAllowed,
             Self::Invalid(_)
             | Self::UnexpectedDescriptors
             | Self::TooManyDescriptors(_)

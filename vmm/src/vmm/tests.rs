@@ -369,7 +369,7 @@ fn a_snapshot_is_in_a_directory_that_comes_along() {
 }
 
 #[test]
-fn a_restored_guest_gets_taps_that_come_along() {
+fn a_restored_guest_gets_taps_that_come_along_and_needs_no_kernel() {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("file://{}", directory.path().display());
     let net = r#"{"payload": {"kernel": "/k"}, "memory": {"size": 16777216}, "net": [{"id": "a", "tap": "t"}, {"id": "b", "tap": "u"}]}"#;
@@ -402,6 +402,10 @@ fn a_restored_guest_gets_taps_that_come_along() {
     let info: serde_json::Value = serde_json::from_str(&owner.ask(Method::Get, "vm.info", "").1).unwrap();
     let [a, b] = ["/config/net/0/fds/0", "/config/net/1/fds/0"].map(|at| info.pointer(at).unwrap().as_i64());
     assert!(b < a, "{info}");
+    // It has no kernel, and takes none to go on.
+    assert_eq!(owner.put("vm.add-disk", r#"{"path": "/d"}"#), 200);
+    assert_eq!((owner.put("vm.resume", ""), owner.put("vm.reboot", "")), (204, 405));
+    assert_eq!((owner.state().as_str(), owner.vmm.end()), ("Running", None));
 }
 
 #[test]
