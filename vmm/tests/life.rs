@@ -6,7 +6,7 @@ mod process;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use process::{COUNTS, Vmm, assert_snapshot_is_small, event, has_kvm, kernel, out, until};
+use process::{COUNTS, Vmm, assert_snapshot_is_small, event, has_kvm, kernel, out, serve_files, until};
 
 /// A guest that writes to a file by its serial port.
 fn config(folder: &std::path::Path, kernel: &std::path::Path) -> String {
@@ -83,19 +83,6 @@ fn nothing_is_left_of_guests_that_are_no_more() {
     }
     assert_eq!(vmm.has(), before);
     assert!(!vmm.folder.path().join("agent").exists() && !vmm.folder.path().join("vsock").exists());
-}
-
-/// Answers what a vhost-user front-end asks first (SET_OWNER, GET_FEATURES): that it can do nothing special.
-fn serve_files(listener: &UnixListener) -> std::io::Result<()> {
-    let (mut stream, _) = listener.accept()?;
-    loop {
-        let mut header = [0; 12];
-        stream.read_exact(&mut header)?;
-        if header[0] == 1 {
-            // A reply of version 1, with 8 bytes.
-            stream.write_all(&[[1, 0, 0, 0, 5, 0, 0, 0], [8, 0, 0, 0, 0, 0, 0, 0], [0; 8]].concat()[..20])?;
-        }
-    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -47,6 +47,19 @@ pub fn out(port: u16, byte: u8) -> Vec<u8> {
 
 /// `mov bl, 'a'; again: mov al, bl; mov dx, 0x3F8; out dx, al; inc bl; jmp again`
 pub const COUNTS: [u8; 13] = [0xB3, b'a', 0x88, 0xD8, 0x66, 0xBA, 0xF8, 0x03, 0xEE, 0xFE, 0xC3, 0xEB, 0xF5];
+
+/// Answers what a vhost-user front-end asks first (SET_OWNER, GET_FEATURES): that it can do nothing special.
+pub fn serve_files(listener: &UnixListener) -> std::io::Result<()> {
+    let (mut stream, _) = listener.accept()?;
+    loop {
+        let mut header = [0; 12];
+        stream.read_exact(&mut header)?;
+        if header[0] == 1 {
+            // A reply of version 1, with 8 bytes.
+            stream.write_all(&[[1, 0, 0, 0, 5, 0, 0, 0], [8, 0, 0, 0, 0, 0, 0, 0], [0; 8]].concat()[..20])?;
+        }
+    }
+}
 
 /// Waits until something is so.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
