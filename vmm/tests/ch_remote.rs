@@ -152,7 +152,7 @@ fn what_is_not_there_is_refused_by_name() {
 }
 
 /// Lets go of each device that it is asked for, and powers off at the power button. The platform's registers come to the
-/// last 2 MiB of what the page tables map.
+/// last 2 MiB that the page tables map.
 const LETS_GO: [u8; 64] = [
     0xB8, 0x83, 0x00, 0xC0, 0xFE, // mov eax, 0xFEC00083
     0x48, 0x89, 0x04, 0x25, 0xF8, 0xBF, 0x00, 0x00, // mov [0xBFF8], rax

@@ -61,9 +61,12 @@ pub fn serve_files(listener: &UnixListener) -> std::io::Result<()> {
     }
 }
 
+/// How long anything may take: on a virtual host that is short of time, clocks run ahead.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Waits until something is so.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(300);
+    let end = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < end, "still not: {what}");
         std::thread::sleep(Duration::from_millis(10));
@@ -177,7 +180,7 @@ impl Vmm {
     /// The same, with descriptors that come along.
     pub fn ask_with(&self, verb: &str, name: &str, body: &str, along: &[BorrowedFd<'_>]) -> (u16, String) {
         let mut stream = UnixStream::connect(self.api()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let length = body.len();
         let head = format!("{verb} /api/v1/{name} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
