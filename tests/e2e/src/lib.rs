@@ -19,7 +19,7 @@ mod vse;
 mod wait;
 mod world;
 
-pub use anyhow::{Context, Result, bail, ensure};
+pub use anyhow::{Context, Error, Result, bail, ensure};
 pub use manifest::{claim, patched, tiny};
 pub use scenario::scenario;
 pub use serde_json::{Value, json};

@@ -4,7 +4,7 @@ use kube::Api;
 use vse_crds::{DeviceVerdict, Host, VerdictReason};
 use vse_e2e::console::Console;
 use vse_e2e::lab::{bare_metal, lab_scenario};
-use vse_e2e::{Context, cluster, json};
+use vse_e2e::{Context, Error, cluster, json};
 
 /// The hosts' NVMe disk (docs/lab.md).
 const DISK: &str = "/dev/nvme0n1";
@@ -31,6 +31,10 @@ fn a_block_volume_is_the_guests_disk() {
             "kind": "PersistentVolumeClaim", "metadata": {"name": "disk"},
             "spec": {"volumeName": world.namespace, "resources": {"requests": {"storage": size.trim()}}},
         });
+        // Requests that Linux AIO may have under way, on the whole host.
+        let asynchronous =
+            async || Ok::<u64, Error>(cluster::node_exec(node, "cat /proc/sys/fs/aio-nr").await?.trim().parse()?);
+        let before = asynchronous().await?;
         world.apply(&vse_e2e::patched(common.clone(), volume)).await?;
         world.apply(&vse_e2e::patched(common, claim)).await?;
         let volumes = json!([{"name": "disk", "persistentVolumeClaim": {"claimName": "disk"}}]);
@@ -57,6 +61,8 @@ fn a_block_volume_is_the_guests_disk() {
         console.run(&format!("echo written by the guest >/dev/{disk}; sync")).await?;
         let read = cluster::node_exec(node, &format!("head -n 1 {DISK}")).await?;
         assert_eq!(read, "written by the guest\n");
+        // Not one after the other, though the pod may not use io_uring.
+        assert!(asynchronous().await? > before, "the guest's disk is not served asynchronously");
         Ok(())
     });
 }
