@@ -151,7 +151,7 @@ pub struct NetConfig {
     /// Device number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pci_device_id: Option<u8>,
-    /// Name of a tap interface that is there already.
+    /// Name of a tap interface. One that isn't there is made, where the VMM may do that, and goes with the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<String>,
     /// Open taps (`IFF_VNET_HDR`), one for each pair of queues.
