@@ -123,7 +123,9 @@ impl Switch {
     /// Something happened at a stream, or somebody came.
     pub fn ready(&mut self, token: u64, events: EventSet, poll: &Poll) {
         if token == LISTENER {
-            self.accept(poll);
+            if !self.accept(poll) {
+                return self.move_packets(poll);
+            }
         } else if let Some(index) = self.slot_of(token) {
             let slot = &mut self.slots[index];
             match slot {
@@ -143,19 +145,21 @@ impl Switch {
 
     /// Moves what there is, both ways.
     pub fn work(&mut self, poll: &Poll) {
-        self.take_packets(poll);
-        self.give_packets();
-        let has_place = self.has_place();
+        self.move_packets(poll);
+        let has_place = self.slots.len() < CONNECTIONS || self.slots.iter().any(|slot| matches!(slot, Slot::Free));
         if has_place && !self.is_listening {
-            // If it fails, it is tried again when something happens. Whoever can't be let in, for want of descriptors, is not
-            // told of again and again.
-            let comes = EventSet::IN | EventSet::EDGE_TRIGGERED;
-            self.is_listening = poll.add(&self.sockets.listener, comes, LISTENER).is_ok();
+            // If it fails, it is tried again when something happens.
+            self.is_listening = poll.add(&self.sockets.listener, EventSet::IN, LISTENER).is_ok();
         } else if !has_place && self.is_listening {
             // The next one waits.
             poll.remove(&self.sockets.listener);
             self.is_listening = false;
         }
+    }
+
+    fn move_packets(&mut self, poll: &Poll) {
+        self.take_packets(poll);
+        self.give_packets();
     }
 
     /// Where the stream with this token is; nowhere when it has gone since the event was taken.
@@ -186,26 +190,24 @@ impl Switch {
         Some(index)
     }
 
-    fn has_place(&self) -> bool {
-        self.slots.len() < CONNECTIONS || self.slots.iter().any(|slot| matches!(slot, Slot::Free))
-    }
-
-    /// Lets in all who have come, as far as there is a place.
-    fn accept(&mut self, poll: &Poll) {
-        for _ in 0..TURN {
-            if !self.has_place() {
-                break;
+    /// Lets in who has come. `false` when that can't be, for want of descriptors: nobody is then waited for until something
+    /// else happens.
+    fn accept(&mut self, poll: &Poll) -> bool {
+        let stream = match self.sockets.listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+            Err(_) => {
+                poll.remove(&self.sockets.listener);
+                self.is_listening = false;
+                return false;
             }
-            let Ok((stream, _)) = self.sockets.listener.accept() else { return };
-            if stream.set_nonblocking(true).is_ok()
-                && let Some(index) = self.place(Slot::Greeting(stream), poll)
-            {
-                self.greet(index);
-            }
+        };
+        if stream.set_nonblocking(true).is_ok()
+            && let Some(index) = self.place(Slot::Greeting(stream), poll)
+        {
+            self.greet(index);
         }
-        // More may wait: they are told of anew.
-        poll.remove(&self.sockets.listener);
-        self.is_listening = false;
+        true
     }
 
     /// Reads which port a program of the host's wants.
