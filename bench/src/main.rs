@@ -48,8 +48,8 @@ struct Options {
     /// How long the loop of `compute` runs, in seconds.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=240))]
     seconds: u32,
-    /// The host's CPU that `compute`, `block`, `direct` and `net` pin their one vCPU to, and the VMM's other threads to the next
-    /// one; better two that nobody else uses.
+    /// The host's CPU that `compute`, `block`, `direct` and `net` pin their one vCPU to, and the VMM's other threads to the
+    /// next one; better two that nobody else uses.
     #[arg(long, default_value_t = 1)]
     cpu: u32,
     /// Most instructions that `instructions` counts of one contender: some 10,000 a second where all is emulated. By
