@@ -318,6 +318,8 @@ pub enum ExitReason {
     EngineFailed,
     /// The guest could not be launched: image, network or disks.
     LaunchFailed,
+    /// kubelet ended the pod before anything of it ran.
+    PodRefused,
     /// The pod was deleted or evicted underneath it.
     PodGone,
 }
@@ -327,7 +329,11 @@ impl ExitReason {
     pub fn is_failure(self) -> bool {
         match self {
             ExitReason::GuestShutdown | ExitReason::Stopped => false,
-            ExitReason::GuestPanic | ExitReason::EngineFailed | ExitReason::LaunchFailed | ExitReason::PodGone => true,
+            ExitReason::GuestPanic
+            | ExitReason::EngineFailed
+            | ExitReason::LaunchFailed
+            | ExitReason::PodRefused
+            | ExitReason::PodGone => true,
         }
     }
 }

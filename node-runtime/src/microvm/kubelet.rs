@@ -20,7 +20,8 @@ pub(super) fn state(pod: &core::Pod, machine: &Machine, cells: &[Cell]) -> Pod {
         Some(core::ContainerState { terminated: Some(end), .. }) => {
             Pod::Ended { code: end.exit_code, said: last_line(end.message.as_deref().unwrap_or_default()) }
         }
-        Some(core::ContainerState { running: Some(_), .. }) if over.is_none() => Pod::Running,
+        // Also of a pod that the control plane declared over, as it does before it removes those of a Node that is gone.
+        Some(core::ContainerState { running: Some(_), .. }) => Pod::Running,
         _ => match over {
             Some(status) => Pod::Refused { message: refusal(status, machine, cells) },
             None => Pod::Starting,

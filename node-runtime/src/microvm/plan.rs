@@ -202,7 +202,7 @@ fn ended(seen: &Observed) -> Option<(ExitReason, String)> {
     let (code, said) = match &seen.pod {
         Pod::Ended { code, said } => (Some(*code), said.as_deref()),
         Pod::Absent => (None, None),
-        Pod::Refused { message } => return Some((ExitReason::LaunchFailed, message.clone())),
+        Pod::Refused { message } => return Some((ExitReason::PodRefused, message.clone())),
         Pod::Starting | Pod::Running => return None,
     };
     Some(match (seen.last_words, seen.wanted, code) {

@@ -52,7 +52,7 @@ fn each_end_has_its_reason() {
     assert_eq!(reason(&run(ended(0))), ExitReason::GuestShutdown);
     assert_eq!(reason(&run(ended(137))), ExitReason::EngineFailed);
     assert_eq!(reason(&run(Pod::Absent)), ExitReason::PodGone);
-    assert_eq!(reason(&run(Pod::Refused { message: "no room".into() })), ExitReason::LaunchFailed);
+    assert_eq!(reason(&run(Pod::Refused { message: "no room".into() })), ExitReason::PodRefused);
     assert_eq!(reason(&with(LastWords::GuestPanic, ended(0))), ExitReason::GuestPanic);
     assert_eq!(reason(&with(LastWords::GuestShutdown, ended(0))), ExitReason::GuestShutdown);
     assert_eq!(reason(&with(LastWords::ResetLoop, ended(0))), ExitReason::GuestPanic);

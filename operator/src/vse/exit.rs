@@ -15,7 +15,7 @@ const WELL_AFTER: SignedDuration = SignedDuration::from_secs(600);
 pub fn without_guest(incarnation: i64, pod: &PodEnd, now: Timestamp) -> ExitRecord {
     ExitRecord {
         incarnation,
-        reason: ExitReason::LaunchFailed,
+        reason: if pod.ran { ExitReason::LaunchFailed } else { ExitReason::PodRefused },
         message: pod.message.clone(),
         at: pod.at.unwrap_or(now),
     }
@@ -38,7 +38,8 @@ pub fn follows(strategy: RunStrategy, exit: &ExitRecord) -> bool {
         RunStrategy::Always => true,
         // An end that was asked for (Halted, restart) is not the guest's own.
         RunStrategy::RerunOnFailure => exit.reason.is_failure() || exit.reason == ExitReason::Stopped,
-        RunStrategy::Once => exit.reason == ExitReason::Stopped,
+        // Nor is one before anything of it ran: kube-scheduler's view of a host may be older than kubelet's.
+        RunStrategy::Once => matches!(exit.reason, ExitReason::Stopped | ExitReason::PodRefused),
     }
 }
 
@@ -83,15 +84,15 @@ mod tests {
 
     #[test]
     fn what_follows_what() {
-        use ExitReason::{EngineFailed, GuestShutdown, Stopped};
+        use ExitReason::{EngineFailed, GuestShutdown, PodRefused, Stopped};
         use RunStrategy::{Always, Halted, Once, RerunOnFailure};
         for (strategy, expected) in [
-            (Always, [true, true, true]),
-            (RerunOnFailure, [true, false, true]),
-            (Once, [false, false, true]),
-            (Halted, [false, false, false]),
+            (Always, [true, true, true, true]),
+            (RerunOnFailure, [true, false, true, true]),
+            (Once, [false, false, true, true]),
+            (Halted, [false, false, false, false]),
         ] {
-            let ends = [EngineFailed, GuestShutdown, Stopped];
+            let ends = [EngineFailed, GuestShutdown, Stopped, PodRefused];
             assert_eq!(ends.map(|reason| follows(strategy, &ended(reason, 0))), expected, "{strategy:?}");
         }
     }

@@ -22,6 +22,8 @@ pub struct PodEnd {
     pub message: String,
     /// When.
     pub at: Option<Timestamp>,
+    /// Whether its container ever ran.
+    pub ran: bool,
 }
 
 impl<'a> PodFacts<'a> {
@@ -54,14 +56,18 @@ impl<'a> PodFacts<'a> {
             return Some(PodEnd {
                 message: format!("the container ended with exit code {}", terminated.exit_code),
                 at: terminated.finished_at.as_ref().map(|time| time.0),
+                ran: true,
             });
         }
+        let ran = self.running();
         let message = || {
             let reason = status.reason.as_deref().unwrap_or("no reason given");
             let message = status.message.as_deref().unwrap_or_default();
-            format!("the pod ended before its container ran: {reason} {message}").trim_end().to_owned()
+            let when = if ran { "" } else { " before its container ran" };
+            format!("the pod ended{when}: {reason} {message}").trim_end().to_owned()
         };
-        matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")).then(|| PodEnd { message: message(), at: None })
+        let over = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+        over.then(|| PodEnd { message: message(), at: None, ran })
     }
 
     /// kube-scheduler's words, when it has found no host for a while; else when that while is over.

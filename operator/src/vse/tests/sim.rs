@@ -346,7 +346,7 @@ impl World {
             } else if launched && !alive {
                 Some(ExitReason::EngineFailed)
             } else if facts.as_ref().is_some_and(|pod| pod.end().is_some()) && !launched {
-                Some(ExitReason::LaunchFailed)
+                Some(ExitReason::PodRefused)
             } else {
                 None
             };

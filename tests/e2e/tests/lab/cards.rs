@@ -1,5 +1,6 @@
 //! Cards of a lab host (docs/lab.md), and guests that have them.
 
+use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, DeleteParams};
 use vse_crds::HostPolicy;
 use vse_e2e::lab::{bare_metal, pci};
@@ -11,6 +12,9 @@ pub const CARD: &str = "0000:00:08.0";
 pub const MAKER: &str = "0000:00:0a.0";
 /// e1000, in one group with a device of the host's own.
 pub const SHARED: &str = "0000:01:01.0";
+
+/// Resources of the classes of [`policy`].
+const RESOURCES: [&str; 3] = ["vse.hpc.io/card", "vse.hpc.io/vf", "vse.hpc.io/shared"];
 
 /// A HostPolicy for all hosts, with a class for each of these cards: `card`, `vf` (two of them) and `shared`.
 pub fn policy(name: &str) -> Value {
@@ -35,13 +39,22 @@ pub fn with_devices(name: &str, classes: &[&str]) -> Value {
     bare_metal(name, json!({"machine": machine}))
 }
 
-/// Deletes a policy, and waits until no host has a virtual function any more.
+/// Deletes a policy, and waits until no host has a virtual function any more and no Node offers a device: kubelet tells
+/// so seconds later, and refuses pods that were placed by what it told before.
 pub async fn withdraw(world: &World, policy: &str) -> Result<()> {
     Api::<HostPolicy>::all(world.client.clone()).delete(policy, &DeleteParams::default()).await?;
     for node in cluster::nodes().await? {
         world
             .until(&format!("no virtual functions on {node}"), async || {
                 Ok((pci(&node, &format!("cat {MAKER}/sriov_numvfs")).await? == "0").then_some(()))
+            })
+            .await?;
+        world
+            .until(&format!("no devices on offer by {node}"), async || {
+                let node = Api::<Node>::all(world.client.clone()).get(&node).await?;
+                let allocatable = node.status.and_then(|status| status.allocatable).unwrap_or_default();
+                let none = |resource| allocatable.get(resource).is_none_or(|count| count.0 == "0");
+                Ok(RESOURCES.into_iter().all(none).then_some(()))
             })
             .await?;
     }
