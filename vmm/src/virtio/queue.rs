@@ -184,13 +184,15 @@ impl DeviceQueue {
         }
     }
 
-    /// Interrupts the driver if it wants to know of what was given back since the last time.
-    pub fn signal(&mut self) {
+    /// Interrupts the driver if it wants to know of what was given back since the last time; whether it does.
+    pub fn signal(&mut self) -> bool {
         let new = self.queue.next_used();
         let old = std::mem::replace(&mut self.signalled, new);
-        if new != old && self.is_interrupt_wanted(old, new) {
+        let is_wanted = new != old && self.is_interrupt_wanted(old, new);
+        if is_wanted {
             self.interrupt.queue(self.index);
         }
+        is_wanted
     }
 
     /// Whether the driver wants to know of used chains from `old` to before `new` (2.7.7, 2.7.10).

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP};
 use vmm_sys_util::epoll::EventSet;
 
 use super::disk::{Direction, Disk, PUNCH, ZERO};
+use super::patience::Patience;
 use super::request::{Extent, Parts, Refused, Request, SERIAL, parse};
 use super::ring::{DEPTH, Kinds, Ring};
 use crate::counters::Traffic;
@@ -24,6 +26,9 @@ const TURN: usize = 64;
 
 /// Turns of all queues in a row before this thread looks what else is wanted of it.
 const TURNS: usize = 16;
+
+/// Most that are answered before a driver is told.
+const MOST_HELD: usize = 64;
 
 /// What the thread owns.
 pub struct BlockHandler {
@@ -43,6 +48,9 @@ pub struct BlockHandler {
     iovecs: Iovecs,
     /// A queue was left because no slot was free.
     is_stalled: bool,
+    /// Answered, of which drivers weren't told yet.
+    held: usize,
+    patience: Patience,
     traffic: Arc<Traffic>,
 }
 
@@ -77,6 +85,8 @@ impl BlockHandler {
             free: Vec::new(),
             iovecs: Iovecs::default(),
             is_stalled: false,
+            held: 0,
+            patience: Patience::default(),
             traffic,
         }
     }
@@ -89,9 +99,9 @@ impl BlockHandler {
                 self.take_turn(index);
             }
             self.reap();
-            let has_more = self.queues.iter().flatten().any(DeviceQueue::has_more);
-            if has_more && !self.is_stalled && self.ring.is_some() {
-                // What came meanwhile goes first: one interrupt for both. Without the ring it might take long.
+            // What came meanwhile goes first: one interrupt for both. Without the ring it might take long.
+            let may_hold = self.ring.is_some() && !self.is_stalled && self.held < MOST_HELD;
+            if may_hold && (self.has_more() || self.waits_for_more()) {
                 continue;
             }
             self.signal_all();
@@ -109,6 +119,30 @@ impl BlockHandler {
         if let Some(queue) = self.queues.iter().flatten().next() {
             queue.notify_self();
         }
+    }
+
+    fn has_more(&self) -> bool {
+        self.queues.iter().flatten().any(DeviceQueue::has_more)
+    }
+
+    /// Waits a moment before drivers are told what is done; whether there is more by then.
+    fn waits_for_more(&mut self) -> bool {
+        if self.held == 0 {
+            return false;
+        }
+        let Some(limit) = self.patience.limit() else { return false };
+        let start = Instant::now();
+        let came = loop {
+            if self.has_more() {
+                break true;
+            }
+            if start.elapsed() >= limit {
+                break false;
+            }
+            std::hint::spin_loop();
+        };
+        self.patience.waited(came);
+        came
     }
 
     fn take_turn(&mut self, index: usize) {
@@ -227,6 +261,7 @@ impl BlockHandler {
         if let Some(Some(queue)) = self.queues.get_mut(slot.queue) {
             // A chain has at most 2^32 bytes, all of them counted.
             queue.complete(slot.chain.head(), (output + 1).min(u64::from(u32::MAX)) as u32);
+            self.held += 1;
         }
         self.free.push(number);
     }
@@ -249,7 +284,12 @@ impl BlockHandler {
     }
 
     fn signal_all(&mut self) {
-        self.queues.iter_mut().flatten().for_each(DeviceQueue::signal);
+        self.held = 0;
+        let start = Instant::now();
+        let sent = self.queues.iter_mut().flatten().fold(0, |sent, queue| sent + u32::from(queue.signal()));
+        if let Some(took) = start.elapsed().checked_div(sent) {
+            self.patience.sent(took);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod aio;
 mod disk;
 mod handler;
+mod patience;
 mod request;
 mod ring;
 mod uring;

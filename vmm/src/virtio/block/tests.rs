@@ -299,3 +299,24 @@ fn a_queue_that_found_no_room_is_served_whoever_makes_room() {
         }
     }
 }
+
+#[test]
+fn one_interrupt_serves_for_many_but_not_for_all() {
+    const REQUESTS: u16 = 150;
+    let file = image();
+    let block = Block::new(open(&file, 0), &BlockOptions { queue_size: 512, ..options() }, None).unwrap();
+    // Without EVENT_IDX, by which the driver says which one it wants to hear of.
+    let mut bench = Bench::new(block, 1 << 29);
+    bench.device.pause();
+    let id = bench.header(8, 0);
+    for _ in 0..REQUESTS {
+        bench.rings[0].add(&[id, output(DATA, 20), output(STATUS, 1)]);
+    }
+    bench.recorder.forget();
+    bench.device.resume().unwrap();
+    for _ in 0..REQUESTS {
+        bench.rings[0].wait(&bench.recorder);
+    }
+    bench.device.pause();
+    assert_eq!(bench.recorder.seen().queues, [(0, 3)].into());
+}

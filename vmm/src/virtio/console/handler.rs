@@ -99,7 +99,8 @@ impl ConsoleHandler {
                     has_room = queue.pop(&mut chain);
                 }
                 if !has_room {
-                    return queue.signal();
+                    queue.signal();
+                    return;
                 }
                 let message = what.message(id, &port.end.kind);
                 let written = chain.writable().write(queue.memory(), &message);
