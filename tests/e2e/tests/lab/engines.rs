@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kube::api::{Api, ListParams};
-use vse_crds::{Accelerator, EngineName, Host};
+use vse_crds::{Accelerator, EngineName, ExitReason, Host};
 use vse_e2e::lab::{bare_metal, lab_scenario};
 use vse_e2e::{Conditions, ensure, hosts, json, patched, refusal};
 
@@ -43,11 +43,17 @@ fn what_cannot_be_is_refused_with_its_reason() {
             refusal(vse).is_some_and(|(_, message)| message.contains(words))
         };
         world.until_vse("qemu", "is refused for want of passthrough", lacks).await?;
-        // More huge pages than any cell has, though fewer than its host.
-        world.apply(&bare_metal("wide", json!({"machine": {"memory": {"guest": "1Gi"}}}))).await?;
+        // More huge pages than any cell has, though fewer than its host. It never ran, so that it is tried again.
+        let wide = json!({"machine": {"memory": {"guest": "1Gi"}}, "runStrategy": "Once"});
+        world.apply(&bare_metal("wide", wide)).await?;
         let words = "spec.machine.memory: 512 huge pages of 2Mi are needed on one NUMA cell, cell 0 has ";
         let why = |vse: &_| Conditions::told(vse).conditions.iter().any(|c| c.message.contains(words));
         world.until_vse("wide", "is told of the cells", why).await?;
+        let again = |vse: &_| {
+            let status = Conditions::told(vse);
+            status.incarnation > 1 && status.last_exit.is_some_and(|exit| exit.reason == ExitReason::PodRefused)
+        };
+        world.until_vse("wide", "is tried again", again).await?;
         withdraw(world, "refused").await
     });
 }
