@@ -217,6 +217,6 @@ mod tests {
         let area = Area { start: std::ptr::without_provenance_mut(0x7000_0010_0000), length: 13 << 20 };
         let mebibytes: Vec<_> = area.parts(3).iter().map(|part| (part.start >> 20, part.end >> 20)).collect();
         assert_eq!(mebibytes, [(0, 5), (5, 9), (9, 13)]);
-        assert_eq!(area.parts(1), [0..area.length]);
+        assert_eq!(area.parts(1).first(), Some(&(0..area.length)));
     }
 }
