@@ -110,7 +110,7 @@ unsafe impl Sync for Area {}
 impl Area {
     /// Reads a file into it from `position` on; the result is how much was read.
     fn fill(&self, file: &File, position: u64) -> io::Result<usize> {
-        let parts = match self.length / PART {
+        let parts = match (self.length + PART / 2) / PART {
             0 | 1 => self.parts(1),
             // CPUs are counted only now: that looks through files for limits of cgroups.
             most => self.parts(most.min(THREADS).min(thread::available_parallelism().map_or(1, NonZero::get))),

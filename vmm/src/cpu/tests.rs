@@ -25,7 +25,7 @@ struct Tiny {
 /// A machine with 64 KiB of RAM and `code` in it.
 fn tiny(code: &[u8]) -> Option<Tiny> {
     let kvm = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").ok()?;
-    let hypervisor = Hypervisor::new(kvm.into(), VmOptions::default()).unwrap();
+    let hypervisor = Hypervisor::new(crate::hypervisor::open(kvm.into()).unwrap(), VmOptions::default()).unwrap();
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
     memory.write_slice(code, GuestAddress(CODE)).unwrap();
     let slots = hypervisor.slots.map_ram(&memory).unwrap();
@@ -155,7 +155,7 @@ fn a_state_can_be_returned_to() {
     let Some(tiny) = tiny(&[0xB8, 0x34, 0x12, 0xB0, 0xFF, 0xE6, 0x10, 0xF4]) else { return };
     let extent = state::Extent::of(&tiny.hypervisor).unwrap();
     let first = vcpu(&tiny);
-    let cpuid = tiny.hypervisor.supported_cpuid().unwrap().as_slice().to_vec();
+    let cpuid = crate::hypervisor::supported_cpuid(&tiny.hypervisor.kvm).unwrap().as_slice().to_vec();
     state::initialize(&first, &cpuid).unwrap();
     let (vcpus, port, told) = start(first);
     let before = state::save(&vcpus.lock().next().unwrap(), &extent).unwrap();

@@ -44,7 +44,8 @@ mod tests {
     fn vcpus_tell_how_many_they_have() {
         const MCG_CAP: u32 = 0x179;
         let Some(kvm) = kvm() else { return };
-        let Hypervisor { vm, .. } = Hypervisor::new(kvm, VmOptions::default()).unwrap();
+        let Hypervisor { vm, .. } =
+            Hypervisor::new(crate::hypervisor::open(kvm).unwrap(), VmOptions::default()).unwrap();
         let vcpu = vm.create_vcpu(0).unwrap();
         limit_banks(&vm, &vcpu).unwrap();
         let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index: MCG_CAP, ..Default::default() }]).unwrap();

@@ -6,4 +6,4 @@ pub mod vm;
 
 pub use machine_check::limit_banks;
 pub use slots::{Slot, Slots};
-pub use vm::{Hypervisor, HypervisorError};
+pub use vm::{Hypervisor, HypervisorError, open, supported_cpuid};

@@ -63,33 +63,34 @@ pub(crate) fn failed(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Hy
     move |source| HypervisorError::Call { what, source }
 }
 
+/// Takes /dev/kvm.
+///
+/// # Errors
+/// When it is of another version, or not KVM's.
+pub fn open(kvm: OwnedFd) -> Result<Kvm, HypervisorError> {
+    // SAFETY: the descriptor is owned and given away, so nobody else closes it. If it is not KVM's, its calls fail.
+    let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
+    match kvm.get_api_version() {
+        version if version == KVM_API_VERSION.cast_signed() => Ok(kvm),
+        version => Err(HypervisorError::Version(version)),
+    }
+}
+
+/// What a guest on this host can have of CPUID.
+///
+/// # Errors
+/// What KVM said.
+pub fn supported_cpuid(kvm: &Kvm) -> Result<CpuId, HypervisorError> {
+    kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("read what CPUID can be"))
+}
+
 impl Hypervisor {
     /// Makes a VM. It has in-kernel interrupt controllers, and no timer chip (PIT): guests have kvmclock and the
     /// deadline timer of the APIC, and calibrate nothing by it.
     ///
     /// # Errors
     /// What KVM said.
-    pub fn new(kvm: OwnedFd, options: VmOptions) -> Result<Self, HypervisorError> {
-        // SAFETY: the descriptor is owned and given away, so nobody else closes it. If it is not KVM's, its calls fail.
-        Self::with(unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) }, options)
-    }
-
-    /// Makes another VM by the same KVM.
-    ///
-    /// # Errors
-    /// What KVM said.
-    pub fn another(&self, options: VmOptions) -> Result<Self, HypervisorError> {
-        // SAFETY: the descriptor is open for as long as `self.kvm` is, and is used for this call only.
-        let kvm = unsafe { BorrowedFd::borrow_raw(self.kvm.as_raw_fd()) }.try_clone_to_owned();
-        let kvm = kvm.map_err(|error| failed("copy its descriptor")(kvm_ioctls::Error::from(error)))?;
-        Self::new(kvm, options)
-    }
-
-    fn with(kvm: Kvm, options: VmOptions) -> Result<Self, HypervisorError> {
-        let version = kvm.get_api_version();
-        if version != KVM_API_VERSION.cast_signed() {
-            return Err(HypervisorError::Version(version));
-        }
+    pub fn new(kvm: Kvm, options: VmOptions) -> Result<Self, HypervisorError> {
         let vm = Arc::new(kvm.create_vm().map_err(failed("create a VM"))?);
         // KVM on Intel wants these in an unused place before there are vCPUs; others don't care.
         vm.set_identity_map_address(KVM_IDENTITY_MAP).map_err(failed("place the identity map"))?;
@@ -110,12 +111,15 @@ impl Hypervisor {
         Ok(Self { kvm, vm, slots })
     }
 
-    /// What a guest on this host can have of CPUID.
+    /// Makes another VM by the same KVM.
     ///
     /// # Errors
     /// What KVM said.
-    pub fn supported_cpuid(&self) -> Result<CpuId, HypervisorError> {
-        self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("read what CPUID can be"))
+    pub fn another(&self, options: VmOptions) -> Result<Self, HypervisorError> {
+        // SAFETY: the descriptor is open for as long as `self.kvm` is, and is used for this call only.
+        let kvm = unsafe { BorrowedFd::borrow_raw(self.kvm.as_raw_fd()) }.try_clone_to_owned();
+        let kvm = kvm.map_err(|error| failed("copy its descriptor")(kvm_ioctls::Error::from(error)))?;
+        Self::new(open(kvm)?, options)
     }
 }
 
@@ -134,13 +138,14 @@ pub(super) mod tests {
     #[test]
     fn a_file_that_is_not_kvm() {
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(matches!(Hypervisor::new(file.into(), VmOptions::default()), Err(HypervisorError::Version(_))));
+        assert!(matches!(open(file.into()), Err(HypervisorError::Version(_))));
     }
 
     #[test]
     fn a_vm_with_everything() {
         let Some(kvm) = kvm() else { return };
-        let hypervisor = Hypervisor::new(kvm, VmOptions { dedicated: true, wide_apic_ids: true }).unwrap();
-        assert!(!hypervisor.supported_cpuid().unwrap().as_slice().is_empty());
+        let kvm = open(kvm).unwrap();
+        assert!(!supported_cpuid(&kvm).unwrap().as_slice().is_empty());
+        Hypervisor::new(kvm, VmOptions { dedicated: true, wide_apic_ids: true }).unwrap();
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kvm_bindings::CpuId;
-use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::CpuSet;
 use vm_memory::{Bytes, GuestAddress};
@@ -24,7 +24,7 @@ use crate::boot::Payload;
 use crate::cpu::cpuid::{Cpuid, CpuidOptions};
 use crate::cpu::{Buses, Listener, Outcome, Vcpus, host_caches, sharers_of_third_level, state};
 use crate::hypervisor::vm::{VmOptions, failed};
-use crate::hypervisor::{Hypervisor, HypervisorError, Slot, limit_banks};
+use crate::hypervisor::{self, Hypervisor, HypervisorError, limit_banks};
 use crate::interrupts::{Interrupts, IrqChip};
 use crate::layout::{ECAM, EVENTS_IRQ, PLATFORM, RESET_VECTOR, SERIAL, SMBIOS};
 use crate::legacy::keyboard::{self, RESET_CODE, ResetLine};
@@ -39,10 +39,9 @@ use crate::smbios;
 /// What a machine begins with: it is known what it shall be, and it has RAM.
 pub(super) struct Parts {
     plan: Plan,
-    hypervisor: Hypervisor,
+    kvm: Kvm,
     supported: CpuId,
     memory: GuestMemory,
-    ram: Vec<Slot>,
 }
 
 /// Which cache of the third level each vCPU has; nothing where that is not known of all of them.
@@ -63,11 +62,8 @@ fn physical_bits(supported: &[kvm_bindings::kvm_cpuid_entry2]) -> u8 {
 impl Parts {
     /// Takes from the host what the machine is made of.
     pub fn new(config: &VmConfig, kvm: OwnedFd, hot_plug: bool) -> Result<Self, MachineError> {
-        let topology = super::plan::topology(&config.cpus);
-        let highest = topology.apic_id(topology.vcpus().saturating_sub(1));
-        let options = VmOptions { dedicated: config.cpus.dedicated, wide_apic_ids: highest > 254 };
-        let hypervisor = Hypervisor::new(kvm, options)?;
-        let supported = hypervisor.supported_cpuid()?;
+        let kvm = hypervisor::open(kvm)?;
+        let supported = hypervisor::supported_cpuid(&kvm)?;
         let facts = HostFacts { physical_bits: physical_bits(supported.as_slice()), hot_plug };
         let plan = Plan::new(config, facts)?;
         if let Some(baseline) = plan.baseline {
@@ -77,8 +73,7 @@ impl Parts {
             }
         }
         let memory = memory::allocate(&plan.zones)?;
-        let ram = hypervisor.slots.map_ram(&memory).map_err(failed("give the guest its RAM"))?;
-        Ok(Self { plan, hypervisor, supported, memory, ram })
+        Ok(Self { plan, kvm, supported, memory })
     }
 
     /// RAM.
@@ -86,14 +81,18 @@ impl Parts {
         &self.memory
     }
 
-    /// Puts the machine together: processors, buses, interrupts, what is not on PCI, and the vCPUs' threads.
+    /// Puts the machine together: KVM's part of it, processors, buses, interrupts, what is not on PCI, and the vCPUs' threads.
     pub fn assemble(
         self,
         config: &VmConfig,
         filters: Arc<Filters>,
         events: Arc<Events>,
     ) -> Result<Machine, MachineError> {
-        let Self { plan, hypervisor, supported, memory, ram } = self;
+        let Self { plan, kvm, supported, memory } = self;
+        let highest = plan.topology.apic_id(plan.topology.vcpus().saturating_sub(1));
+        let options = VmOptions { dedicated: config.cpus.dedicated, wide_apic_ids: highest > 254 };
+        let hypervisor = Hypervisor::new(kvm, options)?;
+        let ram = hypervisor.slots.map_ram(&memory).map_err(failed("give the guest its RAM"))?;
         let vcpus = create_vcpus(&hypervisor.vm, &plan)?;
         let cpuid = Cpuid::new(
             supported.as_slice(),
