@@ -115,6 +115,24 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_is_refused_only_if_nothing_of_it_ran() {
+        let state = |phase: &str, container: serde_json::Value| {
+            let statuses = json!([{
+                "name": labels::VM_CONTAINER, "state": container, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            }]);
+            let pod = json!({"status": {"phase": phase, "containerStatuses": statuses}});
+            super::state(&serde_json::from_value(pod).unwrap(), &Machine::default(), &[])
+        };
+        let waiting = json!({"waiting": {"reason": "ContainerCreating"}});
+        assert_eq!(state("Pending", waiting.clone()), Pod::Starting);
+        assert!(matches!(state("Failed", waiting), Pod::Refused { .. }));
+        // The control plane says so of pods on a Node that is gone.
+        assert_eq!(state("Failed", json!({"running": {}})), Pod::Running);
+        let ended = json!({"terminated": {"exitCode": 137}});
+        assert_eq!(state("Failed", ended), Pod::Ended { code: 137, said: None });
+    }
+
+    #[test]
     fn an_engines_last_line_is_bounded_and_plain() {
         assert_eq!(last_line("a\n\x1b[31mb\x07 \n\n").as_deref(), Some("[31mb"));
         assert_eq!(last_line(" \n"), None);

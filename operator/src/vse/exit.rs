@@ -59,6 +59,10 @@ pub fn delay(failures: u32) -> SignedDuration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vse::pod_facts::PodFacts;
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::json;
+    use vse_crds::labels;
 
     fn ended(reason: ExitReason, at: i64) -> ExitRecord {
         ExitRecord { incarnation: 1, reason, message: String::new(), at: Timestamp::from_second(at).unwrap() }
@@ -80,6 +84,21 @@ mod tests {
         assert_eq!(recent_failures(3, &late, started), 1);
         assert_eq!(recent_failures(3, &late, None), 4);
         assert_eq!(recent_failures(3, &ended(ExitReason::GuestShutdown, 1001), started), 0);
+    }
+
+    #[test]
+    fn only_a_pod_of_which_nothing_ran_was_refused() {
+        let end = |state: serde_json::Value| {
+            let status = json!({
+                "name": labels::VM_CONTAINER, "state": state, "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            });
+            let pod = json!({"status": {"phase": "Failed", "containerStatuses": [status]}});
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            without_guest(1, &PodFacts::of(&pod).end().unwrap(), Timestamp::UNIX_EPOCH).reason
+        };
+        assert_eq!(end(json!({"waiting": {}})), ExitReason::PodRefused);
+        assert_eq!(end(json!({"running": {}})), ExitReason::LaunchFailed);
+        assert_eq!(end(json!({"terminated": {"exitCode": 1}})), ExitReason::LaunchFailed);
     }
 
     #[test]

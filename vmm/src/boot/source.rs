@@ -110,12 +110,17 @@ unsafe impl Sync for Area {}
 impl Area {
     /// Reads a file into it from `position` on; the result is how much was read.
     fn fill(&self, file: &File, position: u64) -> io::Result<usize> {
-        let parts = match (self.length + PART / 2) / PART {
-            0 | 1 => self.parts(1),
+        let parts = match self.most_parts() {
+            1 => self.parts(1),
             // CPUs are counted only now: that looks through files for limits of cgroups.
-            most => self.parts(most.min(THREADS).min(thread::available_parallelism().map_or(1, NonZero::get))),
+            most => self.parts(most.min(thread::available_parallelism().map_or(1, NonZero::get))),
         };
         self.fill_parts(file, position, &parts)
+    }
+
+    /// How many parts are worth a thread each. Even the shortest is longer than the way to the next boundary.
+    fn most_parts(&self) -> usize {
+        (self.length.saturating_add(PART / 2) / PART).clamp(1, THREADS)
     }
 
     fn fill_parts(&self, file: &File, position: u64, parts: &[Range<usize>]) -> io::Result<usize> {
@@ -187,7 +192,7 @@ mod tests {
     use std::io::Write;
 
     /// A file of `size` bytes, none of its pages like another, read into memory that begins `before` a boundary.
-    fn read(size: usize, room: usize, before: usize, parts: usize) -> (Vec<u8>, Vec<u8>) {
+    fn read(size: usize, room: usize, before: usize, is_parted: bool) -> (Vec<u8>, Vec<u8>) {
         let content: Vec<u8> = (0..size).map(|at| (at / 4096 * 31 + at % 251) as u8).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 100]).unwrap();
@@ -195,7 +200,8 @@ mod tests {
         let mut memory = vec![0_u8; room + 2 * BOUNDARY];
         let skip = memory.as_ptr().align_offset(BOUNDARY) + BOUNDARY - before;
         let area = Area { start: memory[skip..].as_mut_ptr(), length: room };
-        let count = area.fill_parts(&file, 100, &area.parts(parts)).unwrap();
+        let parts = area.parts(if is_parted { area.most_parts() } else { 1 });
+        let count = area.fill_parts(&file, 100, &parts).unwrap();
         assert_eq!(count, size.min(room));
         assert!(memory[skip + count..].iter().all(|byte| *byte == 0));
         (memory[skip..skip + count].to_vec(), content)
@@ -203,11 +209,11 @@ mod tests {
 
     #[test]
     fn what_is_read_side_by_side_is_all_there() {
-        for (size, room) in [(0, 12), (12, 12), (3 * PART + 5, 3 * PART + 5), (PART + 1, 4 * PART), (4 * PART, PART)] {
-            let most = (room / PART).max(1);
-            for (before, parts) in [(0, 1), (0, most), (4096, most), (BOUNDARY - 512, most)] {
-                let (read, content) = read(size, room, before, parts);
-                assert!(read == content[..read.len()], "{size} bytes, room for {room}, {parts} parts");
+        let (least, many) = (PART + PART / 2, 3 * PART + 5);
+        for (size, room) in [(0, 12), (12, 12), (least, least), (many, many), (PART + 1, 4 * PART), (4 * PART, PART)] {
+            for (before, is_parted) in [(0, false), (0, true), (4096, true), (BOUNDARY - 512, true), (BOUNDARY, true)] {
+                let (read, content) = read(size, room, before, is_parted);
+                assert!(read == content[..read.len()], "{size} bytes, room for {room}, {before} before a boundary");
             }
         }
     }
