@@ -1,10 +1,8 @@
 //! The lists. What a library does for us (allocation, threads, time) is in [`BASE`]; the rest is by role.
 
-use std::collections::BTreeMap;
-
 use libc::*;
-use seccompiler::{BackendError, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
+use super::program::{Allowed, Condition};
 use super::{Role, ioctls};
 
 /// A system call, and which of its arguments are allowed.
@@ -199,40 +197,30 @@ fn lists(role: Role) -> &'static [&'static [Call]] {
     }
 }
 
-/// The calls that a role may make, each with what its arguments may be: nothing said means anything.
-pub fn allowed(role: Role) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
-    let mut rules: BTreeMap<i64, Option<Vec<SeccompRule>>> = BTreeMap::new();
+/// The calls that a role may make.
+pub fn allowed(role: Role) -> Allowed {
+    let mut allowed = Allowed::new();
+    let mut add = |number, argument, mask, values: &[u64]| {
+        // Whoever may make it with any arguments may make it with some.
+        if let Some(conditions) = allowed.entry(number).or_insert_with(|| Some(Vec::new())) {
+            conditions.extend(values.iter().map(|value| Condition { argument, mask, value: *value as u32 }));
+        }
+    };
     for call in lists(role).iter().copied().flatten() {
         match *call {
-            // Whoever may make it with any arguments may make it with some.
-            Any(number) => drop(rules.insert(number, None)),
-            OneOf(number, argument, values) => add(&mut rules, number, argument, SeccompCmpOp::Eq, values)?,
-            Masked(number, argument, mask, values) => {
-                add(&mut rules, number, argument, SeccompCmpOp::MaskedEq(mask), values)?;
-            }
+            OneOf(number, argument, values) => add(number, argument, u32::MAX, values),
+            Masked(number, argument, mask, values) => add(number, argument, mask as u32, values),
+            Any(_) => {}
         }
     }
     // A process signals only itself.
     if role == Role::Owner {
-        let own = [u64::from(std::process::id())];
-        add(&mut rules, SYS_tgkill, 0, SeccompCmpOp::Eq, &own)?;
+        add(SYS_tgkill, 0, u32::MAX, &[u64::from(std::process::id())]);
     }
-    Ok(rules.into_iter().map(|(number, rules)| (number, rules.unwrap_or_default())).collect())
-}
-
-fn add(
-    rules: &mut BTreeMap<i64, Option<Vec<SeccompRule>>>,
-    number: i64,
-    argument: u8,
-    operator: SeccompCmpOp,
-    values: &[u64],
-) -> Result<(), BackendError> {
-    if let Some(rules) = rules.entry(number).or_insert_with(|| Some(Vec::new())) {
-        for value in values {
-            // Numbers of calls and their flags are 32 bits; what is above is not looked at by the kernel either.
-            let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator.clone(), *value)?;
-            rules.push(SeccompRule::new(vec![condition])?);
-        }
-    }
-    Ok(())
+    let any = lists(role).iter().copied().flatten().filter_map(|call| match *call {
+        Any(number) => Some((number, None)),
+        OneOf(..) | Masked(..) => None,
+    });
+    allowed.extend(any);
+    allowed
 }

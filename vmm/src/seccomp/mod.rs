@@ -6,10 +6,11 @@
 
 mod calls;
 mod ioctls;
+mod program;
 
 use std::sync::{Arc, OnceLock};
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{BpfProgram, SeccompAction};
 
 pub use crate::options::Seccomp;
 
@@ -98,9 +99,8 @@ impl Filters {
     }
 }
 
-fn compile(role: Role, otherwise: SeccompAction) -> Result<BpfProgram, seccompiler::BackendError> {
-    let rules = calls::allowed(role)?;
-    SeccompFilter::new(rules, otherwise, SeccompAction::Allow, TargetArch::x86_64)?.try_into()
+fn compile(role: Role, otherwise: SeccompAction) -> Result<BpfProgram, program::TooLong> {
+    program::compile(&calls::allowed(role), SeccompAction::Allow.into(), otherwise.into())
 }
 
 #[cfg(test)]
