@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::io;
 use std::ptr;
-use std::sync::Once;
+use std::sync::OnceLock;
 
 use kvm_ioctls::VcpuFd;
 use rustix::process::Pid;
@@ -40,18 +40,21 @@ pub(super) struct Kickable {
     _not_send: std::marker::PhantomData<*const ()>,
 }
 
+/// Handles kicks, from the first call on. Before any of the process' threads is kickable.
+///
+/// # Errors
+/// When the handler can't be installed.
+pub(super) fn prepare() -> io::Result<()> {
+    static HANDLER: OnceLock<Result<(), i32>> = OnceLock::new();
+    let installed = HANDLER.get_or_init(|| register_signal_handler(signal(), handle).map_err(|error| error.errno()));
+    installed.map_err(io::Error::from_raw_os_error)
+}
+
 impl Kickable {
     /// Kicks make `vcpu` leave the guest, which has to live as long as the result.
-    ///
-    /// # Errors
-    /// When the handler can't be installed.
-    pub(super) fn new(vcpu: &mut VcpuFd) -> io::Result<Self> {
-        static HANDLER: Once = Once::new();
-        let mut result = Ok(());
-        HANDLER.call_once(|| result = register_signal_handler(signal(), handle));
-        result.map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
+    pub(super) fn new(vcpu: &mut VcpuFd) -> Self {
         IMMEDIATE_EXIT.set(&raw mut vcpu.get_kvm_run().immediate_exit);
-        Ok(Self { _not_send: std::marker::PhantomData })
+        Self { _not_send: std::marker::PhantomData }
     }
 }
 

@@ -14,5 +14,5 @@ mod tests;
 
 pub use exits::{Buses, ExitCounters, Outcome};
 pub use host_caches::{host_caches, sharers_of_third_level};
-pub use threads::{Listener, ThreadError, Vcpus};
+pub use threads::{Listener, Starting, ThreadError, Vcpus};
 pub use topology::Topology;

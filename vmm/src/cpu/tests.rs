@@ -78,7 +78,7 @@ fn start(vcpu: VcpuFd) -> (Vcpus, Arc<Port>, Receiver<(u32, Outcome)>) {
     buses.memory.insert(0xFED0_0000..0xFED0_0010, port.clone()).unwrap();
     let (send, receive) = channel();
     let listener: Arc<dyn Listener> = Arc::new(Told(Mutex::new(send)));
-    let vcpus = Vcpus::new(vec![vcpu], |_| None, &buses, &listener).unwrap();
+    let vcpus = Starting::new(1, |_| None, &buses, &listener).unwrap().finish(vec![vcpu]).unwrap();
     (vcpus, port, receive)
 }
 
@@ -147,6 +147,38 @@ fn registers_that_are_not_there_fault_in_the_guest() {
     assert_eq!(vcpus.lock().next().unwrap().get_regs().unwrap().rdi, if ignored { 0 } else { TIMES });
     // Nothing of it came here: only the end did.
     assert_eq!(exits, [("io_exits", 1), ("mmio_exits", 0), ("signal_exits", 0), ("other_exits", 0)]);
+}
+
+/// Its threads can't be confined.
+struct Unconfined;
+
+impl Listener for Unconfined {
+    fn happened(&self, _: u32, _: Outcome) {}
+
+    fn confine(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[test]
+fn threads_that_cannot_start_get_no_vcpu() {
+    let Some(tiny) = tiny(&[0xF4]) else { return };
+    let buses = Arc::new(Buses::default());
+    let unconfined: Arc<dyn Listener> = Arc::new(Unconfined);
+    let starting = Starting::new(2, |_| None, &buses, &unconfined).unwrap();
+    let error = starting.finish(vec![vcpu(&tiny)]).err().unwrap();
+    assert_eq!((error.vcpu, error.source.kind()), (0, io::ErrorKind::Unsupported));
+
+    let told: Arc<dyn Listener> = Arc::new(Told(Mutex::new(channel().0)));
+    // No CPU at all.
+    let nowhere = |vcpu| (vcpu == 1).then(rustix::thread::CpuSet::new);
+    let starting = Starting::new(2, nowhere, &buses, &told).unwrap();
+    let vcpus = (1..3).map(|id| tiny.hypervisor.vm.create_vcpu(id).unwrap()).collect();
+    assert_eq!(starting.finish(vcpus).err().unwrap().vcpu, 1);
+
+    // They end, too, when there is no vCPU for them after all.
+    drop(Starting::new(3, |_| None, &buses, &told).unwrap());
+    assert_eq!(Arc::strong_count(&buses), 1);
 }
 
 #[test]

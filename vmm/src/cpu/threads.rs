@@ -84,13 +84,26 @@ pub struct ThreadError {
 /// Stacks are small: the loop calls nothing deep. (Pages that are not touched cost nothing, but some are.)
 const STACK: usize = 256 << 10;
 
-impl Vcpus {
-    /// Makes a thread for each vCPU, parked. `affinity` says on which host CPUs each may run, where it says something.
+/// Threads on their way to their host CPUs and into their filters, which need no vCPU yet.
+pub struct Starting {
+    control: Arc<Control>,
+    threads: Vec<StartingThread>,
+}
+
+struct StartingThread {
+    id: mpsc::Receiver<io::Result<Pid>>,
+    vcpu: Option<mpsc::SyncSender<Arc<Mutex<VcpuFd>>>>,
+    exits: Arc<ExitCounters>,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl Starting {
+    /// Makes a thread for each of so many vCPUs. `affinity` says on which host CPUs each may run, where it says something.
     ///
     /// # Errors
-    /// When the host has no more threads, a host CPU is not there, or the thread can't be confined.
+    /// When the host has no more threads.
     pub fn new(
-        vcpus: Vec<VcpuFd>,
+        vcpus: u32,
         affinity: impl Fn(u32) -> Option<CpuSet>,
         buses: &Arc<Buses>,
         listener: &Arc<dyn Listener>,
@@ -101,31 +114,60 @@ impl Vcpus {
             state: Mutex::new(state),
             changed: Condvar::new(),
         });
-        let mut all = Self { control, threads: Vec::with_capacity(vcpus.len()) };
-        let (started, starts) = mpsc::sync_channel(1);
-        for (number, vcpu) in (0..).zip(vcpus) {
+        let start = |number| {
             let failed = |source| ThreadError { vcpu: number, source };
-            let runner = Runner {
-                number,
-                vcpu: Arc::new(Mutex::new(vcpu)),
-                control: Arc::clone(&all.control),
-                buses: Arc::clone(buses),
-                listener: Arc::clone(listener),
-                exits: Arc::default(),
+            kick::prepare().map_err(failed)?;
+            let exits: Arc<ExitCounters> = Arc::default();
+            let (cpus, listener) = (affinity(number), Arc::clone(listener));
+            let (control, buses, counted) = (Arc::clone(&control), Arc::clone(buses), Arc::clone(&exits));
+            let (tell, id) = mpsc::sync_channel(1);
+            let (vcpu, given) = mpsc::sync_channel(1);
+            let begin = move || {
+                let _ = tell.send(place(cpus).and_then(|()| listener.confine()).map(|()| rustix::thread::gettid()));
+                if let Ok(vcpu) = given.recv() {
+                    Runner { number, vcpu, control, buses, listener, exits: counted }.run();
+                }
             };
-            let (vcpu, exits) = (Arc::clone(&runner.vcpu), Arc::clone(&runner.exits));
-            let (cpus, started) = (affinity(number), started.clone());
-            let handle = thread::Builder::new()
-                .name(format!("vcpu{number}"))
-                .stack_size(STACK)
-                .spawn(move || runner.run(cpus, &started))
-                .map_err(failed)?;
-            let id = starts.recv().map_err(io::Error::other).and_then(|result| result).map_err(failed)?;
-            all.threads.push(Thread { vcpu, id, exits, handle: Some(handle) });
+            let thread = thread::Builder::new().name(format!("vcpu{number}")).stack_size(STACK);
+            let handle = thread.spawn(begin).map_err(failed)?;
+            Ok(StartingThread { id, vcpu: Some(vcpu), exits, handle: Some(handle) })
+        };
+        let threads = (0..vcpus).map(start).collect::<Result<_, _>>()?;
+        Ok(Self { control, threads })
+    }
+
+    /// Gives each thread its vCPU, parked.
+    ///
+    /// # Errors
+    /// When a host CPU is not there, or a thread can't be confined.
+    pub fn finish(self, vcpus: Vec<VcpuFd>) -> Result<Vcpus, ThreadError> {
+        let mut all = Vcpus { control: self.control, threads: Vec::with_capacity(vcpus.len()) };
+        for ((number, mut thread), vcpu) in (0..).zip(self.threads).zip(vcpus) {
+            let id = thread.id.recv().map_err(io::Error::other).and_then(|result| result);
+            let id = id.map_err(|source| ThreadError { vcpu: number, source })?;
+            let (vcpu, exits) = (Arc::new(Mutex::new(vcpu)), Arc::clone(&thread.exits));
+            // It waits for that; else it has panicked, and there is nobody to give it to.
+            let _ = thread.vcpu.take().map(|give| give.send(Arc::clone(&vcpu)));
+            all.threads.push(Thread { vcpu, id, exits, handle: thread.handle.take() });
         }
         Ok(all)
     }
+}
 
+impl Drop for StartingThread {
+    fn drop(&mut self) {
+        // One that gets no vCPU ends.
+        drop(self.vcpu.take());
+        let _ = self.handle.take().map(JoinHandle::join);
+    }
+}
+
+/// Brings the calling thread to its host CPUs.
+fn place(cpus: Option<CpuSet>) -> io::Result<()> {
+    cpus.map_or(Ok(()), |cpus| Ok(rustix::thread::sched_setaffinity(None, &cpus)?))
+}
+
+impl Vcpus {
     /// Thread IDs, by vCPU.
     #[must_use]
     pub fn ids(&self) -> Vec<i32> {
@@ -232,27 +274,16 @@ struct Runner {
 }
 
 impl Runner {
-    fn run(self, cpus: Option<CpuSet>, started: &mpsc::SyncSender<io::Result<Pid>>) {
-        let prepared = cpus.map_or(Ok(()), |cpus| rustix::thread::sched_setaffinity(None, &cpus)).map_err(Into::into);
-        let prepared = prepared.and_then(|()| {
-            let kickable = Kickable::new(&mut self.lock())?;
-            self.listener.confine()?;
-            Ok(kickable)
-        });
-        match prepared {
-            Ok(_kickable) => {
-                let _ = started.send(Ok(rustix::thread::gettid()));
-                let mut waits_since = None;
-                while let Some(generation) = self.control.wait(waits_since) {
-                    let outcome = self.enter();
-                    // After most requests this vCPU waits to be told anew, while others may go on.
-                    waits_since = outcome.as_ref().is_some_and(Outcome::stops).then_some(generation);
-                    if let Some(outcome) = outcome {
-                        self.listener.happened(self.number, outcome);
-                    }
-                }
+    fn run(self) {
+        let _kickable = Kickable::new(&mut self.lock());
+        let mut waits_since = None;
+        while let Some(generation) = self.control.wait(waits_since) {
+            let outcome = self.enter();
+            // After most requests this vCPU waits to be told anew, while others may go on.
+            waits_since = outcome.as_ref().is_some_and(Outcome::stops).then_some(generation);
+            if let Some(outcome) = outcome {
+                self.listener.happened(self.number, outcome);
             }
-            Err(error) => drop(started.send(Err(error))),
         }
     }
 

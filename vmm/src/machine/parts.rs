@@ -22,7 +22,7 @@ use super::{Event, Events, Machine, descriptors};
 use crate::acpi::{self, Description};
 use crate::boot::Payload;
 use crate::cpu::cpuid::{Cpuid, CpuidOptions};
-use crate::cpu::{Buses, Listener, Outcome, Vcpus, host_caches, sharers_of_third_level, state};
+use crate::cpu::{Buses, Listener, Outcome, Starting, host_caches, sharers_of_third_level, state};
 use crate::hypervisor::vm::{VmOptions, failed};
 use crate::hypervisor::{self, Hypervisor, HypervisorError, limit_banks};
 use crate::interrupts::{Interrupts, IrqChip};
@@ -89,6 +89,11 @@ impl Parts {
         events: Arc<Events>,
     ) -> Result<Machine, MachineError> {
         let Self { plan, kvm, supported, memory } = self;
+        let buses = Arc::new(Buses::default());
+        let affinity = |vcpu| plan.affinity.get(&vcpu).map(|cpus| cpu_set(cpus));
+        let listener: Arc<dyn Listener> = Arc::new(Told { events: Arc::clone(&events), filters: Arc::clone(&filters) });
+        // They confine themselves while KVM makes its VM.
+        let starting = Starting::new(plan.topology.vcpus(), affinity, &buses, &listener)?;
         let highest = plan.topology.apic_id(plan.topology.vcpus().saturating_sub(1));
         let options = VmOptions { dedicated: config.cpus.dedicated, wide_apic_ids: highest > 254 };
         let hypervisor = Hypervisor::new(kvm, options)?;
@@ -111,14 +116,11 @@ impl Parts {
         for (number, vcpu) in (0..).zip(&vcpus) {
             state::initialize(vcpu, &cpuid.of(number))?;
         }
-        let buses = Arc::new(Buses::default());
         let vm = &hypervisor.vm;
         let interrupts = Interrupts::new(Arc::clone(vm) as Arc<dyn IrqChip>);
         let pci = PciRoot::new(&buses.memory, plan.windows.clone());
         let platform = Platform::new(config, vm, &buses, &pci, description(config, &plan))?;
-        let affinity = |vcpu| plan.affinity.get(&vcpu).map(|cpus| cpu_set(cpus));
-        let listener: Arc<dyn Listener> = Arc::new(Told { events: Arc::clone(&events), filters: Arc::clone(&filters) });
-        let vcpus = Vcpus::new(vcpus, affinity, &buses, &listener)?;
+        let vcpus = starting.finish(vcpus)?;
         let doorbells = Arc::clone(vm) as _;
         let passthrough = Passthrough::new(Arc::clone(vm), hypervisor.slots.clone(), config.vfio_container_fd);
         let (memory_slots, pmem) = (hypervisor.slots.clone(), PmemArea::new(plan.pmem.clone()));
