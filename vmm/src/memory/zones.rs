@@ -225,13 +225,13 @@ fn settle(zone: &Zone, mapping: &MmapRegion) -> Result<(), MemoryError> {
         // Advice only: where the host has no transparent huge pages, small ones serve.
         area.advise_huge_pages(zone.thp);
     }
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let placement = match zone.cell {
         Some(cell) => area.bind(cell).map_err(failed("it can't be bound to its cell"))?,
         None => Placement::Anywhere,
     };
     // Without mbind, pages lie on the cell only because CPUs of that cell touch them first, so they all must be now.
     if zone.prefault || zone.cell.is_some() {
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
         area.prefault(zone.page.bytes(), &placement, threads).map_err(|source| MemoryError::Prefault {
             id: zone.id.clone(),
             cell: zone.cell,
