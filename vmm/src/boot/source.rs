@@ -86,8 +86,9 @@ impl ReadVolatile for Source<'_> {
     }
 }
 
-/// What each thread fills has about so many bytes.
-const PART: usize = 4 << 20;
+/// What each thread fills has about so many bytes. Of less a thread's start takes too much, and the CPUs are wanted: KVM
+/// makes its VM meanwhile, for which all of them have to answer.
+const PART: usize = 16 << 20;
 /// Where parts may begin: two threads in one huge page would both clear it.
 const BOUNDARY: usize = 2 << 20;
 /// Most threads: what they share is the way to memory.
