@@ -16,7 +16,7 @@ use crate::initramfs;
 use crate::kvm::Counters;
 
 /// How long a guest may take for anything, on a busy emulated host; more than the loop of `compute`.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 /// The guest's `/init` begins its lines with this.
 const MARK: &str = "vse-bench: ";
 /// Most bytes of a console's line; the kernel's own are shorter.

@@ -1,15 +1,17 @@
 //! From `exec` to the guest's first instruction: time, and system calls of all the VMM's threads.
 
 use std::fs::{self, File};
-use std::path::Path;
-use std::time::Duration;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::boot::MEMORY;
 use super::in_turn;
 use crate::contender::{Contender, Machine};
-use crate::guest::{Assets, Guest, command_line, wait_for};
+use crate::guest::{Assets, Guest, PATIENCE, command_line, wait_for};
 use crate::table::{Table, ratio};
 
 /// Runs for each try: they are short, and what disturbs one is longer than it.
@@ -38,18 +40,11 @@ pub(super) fn machine() -> Machine {
 
 /// By the tracepoints of the scheduler and KVM, in a trace of their own.
 fn time(command: &[String]) -> Result<Duration> {
-    let trace = Trace::new()?;
-    let file = trace.0.join("trace");
+    let mut trace = Trace::new()?;
     let guest = Guest::spawn(command)?;
-    let pid = guest.pid();
-    wait_for(|| contains(&file, "kvm_entry:")).context("waiting for the first entry into the guest")?;
-    drop(guest);
-    let text = fs::read_to_string(&file).context("reading the trace")?;
-    let of = |name: &str, also: &str| {
-        text.lines().find(|line| line.contains(name) && line.contains(also)).and_then(timestamp)
-    };
-    let exec = of("sched_process_exec:", &format!(" pid={pid} ")).context("the VMM's exec is not in the trace")?;
-    let entry = of("kvm_entry:", "").context("the first entry is not in the trace")?;
+    let pid = format!(" pid={} ", guest.pid());
+    let exec = trace.wait_for("sched_process_exec:", &pid).context("waiting for the VMM's exec")?;
+    let entry = trace.wait_for("kvm_entry:", "").context("waiting for the first entry into the guest")?;
     entry.checked_sub(exec).with_context(|| format!("the first entry, at {entry:?}, is before the exec, at {exec:?}"))
 }
 
@@ -64,15 +59,24 @@ fn timestamp(line: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds.parse().ok()?) + Duration::from_micros(micros.parse().ok()?))
 }
 
-/// An instance of the kernel's tracing (`Documentation/trace/ftrace.rst`) that keeps what comes first.
-struct Trace(std::path::PathBuf);
+/// An instance of the kernel's tracing (`Documentation/trace/ftrace.rst`). It is waited for, not looked at again and again:
+/// that would take CPUs from what is measured.
+struct Trace {
+    // Before the instance, which stays as long as this is open.
+    pipe: BufReader<File>,
+    _instance: Instance,
+}
+
+/// Its directory.
+struct Instance(PathBuf);
 
 impl Trace {
     fn new() -> Result<Self> {
         let directory = Path::new("/sys/kernel/tracing/instances").join(format!("vse-bench-{}", std::process::id()));
         fs::create_dir(&directory).with_context(|| format!("making {}", directory.display()))?;
-        let trace = Self(directory);
+        let instance = Instance(directory);
         for (file, value) in [
+            // What comes first is kept.
             ("options/overwrite", "0"),
             // One clock for all CPUs; each CPU's own drifts where all is emulated.
             ("trace_clock", "mono"),
@@ -80,13 +84,31 @@ impl Trace {
             ("events/sched/sched_process_exec/enable", "1"),
             ("events/kvm/kvm_entry/enable", "1"),
         ] {
-            fs::write(trace.0.join(file), value).with_context(|| format!("setting {file} of the trace"))?;
+            fs::write(instance.0.join(file), value).with_context(|| format!("setting {file} of the trace"))?;
         }
-        Ok(trace)
+        let pipe = File::open(instance.0.join("trace_pipe")).context("opening the trace")?;
+        Ok(Self { pipe: BufReader::new(pipe), _instance: instance })
+    }
+
+    /// When the first event from here on happened that is of this name and says this.
+    fn wait_for(&mut self, name: &str, words: &str) -> Result<Duration> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if self.pipe.buffer().is_empty() {
+                let left = Timespec::try_from(end.saturating_duration_since(Instant::now()))?;
+                let ready = poll(&mut [PollFd::new(self.pipe.get_ref(), PollFlags::IN)], Some(&left));
+                ensure!(ready.context("waiting for the trace")? > 0, "waited {PATIENCE:?}");
+            }
+            let mut line = String::new();
+            self.pipe.read_line(&mut line).context("reading the trace")?;
+            if line.contains(name) && line.contains(words) {
+                return timestamp(&line).with_context(|| format!("no time in {line:?}"));
+            }
+        }
     }
 }
 
-impl Drop for Trace {
+impl Drop for Instance {
     fn drop(&mut self) {
         // What is left of it would only cost memory of the host's.
         let _ = fs::remove_dir(&self.0);
