@@ -36,7 +36,14 @@ pub fn config(folder: &Path, content: Content<'_>, more: Value) -> Value {
 impl Guest {
     /// Boots it.
     pub fn boot(folder: &Path, content: Content<'_>, more: Value) -> Self {
-        Self::start(&config(folder, content, more), &["--boot"])
+        Self::boot_of(&config(folder, content, more))
+    }
+
+    /// Boots one that is configured so, by order: with `--boot`, events are told before somebody can listen.
+    pub fn boot_of(config: &Value) -> Self {
+        let guest = Self::start(config, &[]);
+        guest.vmm.put("vm.boot", "");
+        guest
     }
 
     /// Starts the VMM with more options.

@@ -62,7 +62,7 @@ fn the_unpacked_kernel_is_entered_by_pvh() {
         }),
     );
     config["payload"]["kernel"] = json!(unpack(files.path()));
-    let mut guest = Guest::start(&config, &["--boot"]);
+    let mut guest = Guest::boot_of(&config);
     for boot in 1..=2 {
         let tells = |word: &str| guest.tells(&format!("{word} {boot}"));
         // What Linux writes down of a PVH loader that is not Xen (arch/x86/platform/pvh/enlighten.c).
