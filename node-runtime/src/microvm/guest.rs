@@ -151,6 +151,7 @@ impl Guest {
             wanted: Self::wanted(vm, deletion),
             pod,
             inside,
+            ran: self.memory.timings.pod_ready.is_some(),
             last_words: self.last_words,
             launch_failure: self.launch_failure.clone(),
             pressed_at: self.pressed_at,

@@ -43,11 +43,11 @@ fn last_line(output: &str) -> Option<String> {
     Some(line.chars().filter(|c| !c.is_control()).take(LAST_LINE_CHARS).collect())
 }
 
-/// Why kubelet ended a pod before anything of it ran. That its topology manager found no place is all kubelet says then;
+/// Why kubelet refused a pod. That its topology manager found no place is all kubelet says then;
 /// what no cell of the host has is said here.
 fn refusal(status: &core::PodStatus, machine: &Machine, cells: &[Cell]) -> String {
     let words = [status.reason.as_deref(), status.message.as_deref()].into_iter().flatten().collect::<Vec<_>>();
-    let said = format!("kubelet ended the pod before its container ran: {}", words.join(": "));
+    let said = format!("kubelet ended the pod: {}", words.join(": "));
     match no_cell_has(machine, cells) {
         Some(lacking) if status.reason.as_deref() == Some(TOPOLOGY) => format!("{said}; {lacking}"),
         _ => said,

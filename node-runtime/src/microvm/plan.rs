@@ -64,7 +64,8 @@ pub enum Pod {
         /// The last line of a container that failed.
         said: Option<String>,
     },
-    /// It ended, and its container never ran: kubelet refused or evicted it.
+    /// It ended, and its status has nothing of its container: kubelet refused it. A kubelet that starts anew may refuse a
+    /// pod that ran before, and the pod's status does not tell.
     Refused {
         /// kubelet's words.
         message: String,
@@ -129,6 +130,8 @@ pub struct Observed {
     pub pod: Pod,
     /// Who answers in it.
     pub inside: Inside,
+    /// Whether its launcher ever answered.
+    pub ran: bool,
     /// What the engine said last.
     pub last_words: Option<LastWords>,
     /// The latest failed launch, if nothing was launched since.
@@ -202,7 +205,8 @@ fn ended(seen: &Observed) -> Option<(ExitReason, String)> {
     let (code, said) = match &seen.pod {
         Pod::Ended { code, said } => (Some(*code), said.as_deref()),
         Pod::Absent => (None, None),
-        Pod::Refused { message } => return Some((ExitReason::PodRefused, message.clone())),
+        Pod::Refused { message } if !seen.ran => return Some((ExitReason::PodRefused, message.clone())),
+        Pod::Refused { message } => (None, Some(message.as_str())),
         Pod::Starting | Pod::Running => return None,
     };
     Some(match (seen.last_words, seen.wanted, code) {
@@ -219,9 +223,10 @@ fn ended(seen: &Observed) -> Option<(ExitReason, String)> {
             "the guest reset itself again and again: its kernel does not come up; has it enough memory?".into(),
         ),
         (_, Wanted::Stop { cause: StopCause::Order, .. }, _) => (ExitReason::Stopped, String::new()),
-        (_, Wanted::Stop { cause: StopCause::PodDeleted, .. }, _) | (_, _, None) => {
+        (_, Wanted::Stop { cause: StopCause::PodDeleted, .. }, Some(_)) => {
             (ExitReason::PodGone, "the pod was deleted".into())
         }
+        (_, _, None) => (ExitReason::PodGone, said.unwrap_or("the pod was deleted").into()),
         (Some(LastWords::GuestShutdown), ..) | (None, _, Some(0)) => {
             (ExitReason::GuestShutdown, "the guest powered itself off".into())
         }

@@ -9,6 +9,7 @@ fn seen(wanted: Wanted, pod: Pod, inside: Inside) -> Observed {
     Observed {
         wanted,
         pod,
+        ran: inside != Inside::Nobody,
         inside,
         last_words: None,
         launch_failure: None,
@@ -52,7 +53,12 @@ fn each_end_has_its_reason() {
     assert_eq!(reason(&run(ended(0))), ExitReason::GuestShutdown);
     assert_eq!(reason(&run(ended(137))), ExitReason::EngineFailed);
     assert_eq!(reason(&run(Pod::Absent)), ExitReason::PodGone);
-    assert_eq!(reason(&run(Pod::Refused { message: "no room".into() })), ExitReason::PodRefused);
+    let refused = || Pod::Refused { message: "no room".into() };
+    assert_eq!(reason(&run(refused())), ExitReason::PodRefused);
+    // By a kubelet that starts anew, after a power cut: the guest is not to run twice because of that.
+    let ran = Observed { ran: true, ..run(refused()) };
+    assert_eq!(plan(&ran).action, Some(Action::Release(ExitReason::PodGone, "no room".into())));
+    assert_eq!(reason(&Observed { wanted: order_at(0), ..ran }), ExitReason::Stopped);
     assert_eq!(reason(&with(LastWords::GuestPanic, ended(0))), ExitReason::GuestPanic);
     assert_eq!(reason(&with(LastWords::GuestShutdown, ended(0))), ExitReason::GuestShutdown);
     assert_eq!(reason(&with(LastWords::ResetLoop, ended(0))), ExitReason::GuestPanic);

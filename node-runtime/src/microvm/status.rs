@@ -159,6 +159,7 @@ mod tests {
             wanted: Wanted::Run,
             pod: Pod::Running,
             inside: Inside::Running,
+            ran: true,
             last_words: None,
             launch_failure: None,
             pressed_at: None,
