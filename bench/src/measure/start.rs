@@ -100,7 +100,7 @@ impl Trace {
                 ensure!(ready.context("waiting for the trace")? > 0, "waited {PATIENCE:?}");
             }
             let mut line = String::new();
-            self.pipe.read_line(&mut line).context("reading the trace")?;
+            ensure!(self.pipe.read_line(&mut line).context("reading the trace")? > 0, "the trace has ended");
             if line.contains(name) && line.contains(words) {
                 return timestamp(&line).with_context(|| format!("no time in {line:?}"));
             }
