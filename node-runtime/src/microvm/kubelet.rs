@@ -43,8 +43,8 @@ fn last_line(output: &str) -> Option<String> {
     Some(line.chars().filter(|c| !c.is_control()).take(LAST_LINE_CHARS).collect())
 }
 
-/// Why kubelet refused a pod. That its topology manager found no place is all kubelet says then;
-/// what no cell of the host has is said here.
+/// Why kubelet refused a pod. That its topology manager found no place is all kubelet says then; what no cell of the host
+/// has is said here.
 fn refusal(status: &core::PodStatus, machine: &Machine, cells: &[Cell]) -> String {
     let words = [status.reason.as_deref(), status.message.as_deref()].into_iter().flatten().collect::<Vec<_>>();
     let said = format!("kubelet ended the pod: {}", words.join(": "));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_is_refused_only_if_nothing_of_it_ran() {
+    fn a_pod_is_refused_if_it_is_over_and_nothing_is_known_of_its_container() {
         let state = |phase: &str, container: serde_json::Value| {
             let statuses = json!([{
                 "name": labels::VM_CONTAINER, "state": container, "image": "", "imageID": "", "ready": false, "restartCount": 0,
