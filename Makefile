@@ -24,6 +24,8 @@ test: ## Run every test: unit, property, API server, and end to end with real gu
 lab-test: ## Run the scenarios that need bare-metal hosts, on virtual ones
 	@hack/lab-test
 
+# The disks of lab hosts are made with the images in them: unpacked there, they take many minutes.
+cluster: $(if $(filter lab,$(PROVIDER)),images)
 cluster: ## Start a cluster; its kubeconfig is .cluster/kubeconfig
 	@hack/cluster up
 
