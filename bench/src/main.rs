@@ -54,7 +54,7 @@ struct Options {
     cpu: u32,
     /// Most instructions that `instructions` counts of one contender: some 10,000 a second where all is emulated. By
     /// default five times what ours takes, and a bit.
-    #[arg(long, default_value_t = 6_000_000)]
+    #[arg(long, default_value_t = 3_000_000)]
     steps: u64,
     /// What to measure; everything by default.
     measures: Vec<Measure>,
