@@ -13,8 +13,8 @@ pub const MAKER: &str = "0000:00:0a.0";
 /// e1000, in one group with a device of the host's own.
 pub const SHARED: &str = "0000:01:01.0";
 
-/// Resources of the classes of [`policy`].
-const RESOURCES: [&str; 3] = ["vse.hpc.io/card", "vse.hpc.io/vf", "vse.hpc.io/shared"];
+/// Resources of the classes of the scenarios' policies.
+const RESOURCES: [&str; 4] = ["vse.hpc.io/card", "vse.hpc.io/vf", "vse.hpc.io/shared", "vse.hpc.io/nvme"];
 
 /// A HostPolicy for all hosts, with a class for each of these cards: `card`, `vf` (two of them) and `shared`.
 pub fn policy(name: &str) -> Value {

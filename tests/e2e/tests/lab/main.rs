@@ -8,4 +8,5 @@ mod devices;
 mod engines;
 mod failures;
 mod guest;
+mod nvme;
 mod reboot;
